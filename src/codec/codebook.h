@@ -1,0 +1,27 @@
+// Lloyd-Max codebooks of N(0,1): centroids and thresholds by index width.
+//
+// The numbers live in the generated codebook_tables.inc and nowhere else (tools/make_codebooks,
+// checked by regeneration in the tests).
+#ifndef TURBOQUANT_CODEC_CODEBOOK_H_
+#define TURBOQUANT_CODEC_CODEBOOK_H_
+
+#include "base/host_device.h"
+
+namespace turboquant {
+
+// Defines kCentroids2/3/4 and kThresholds2/3/4: ascending, unit variance.
+#include "codec/codebook_tables.inc"
+
+// 2^bits centroids, ascending. bits in {2, 3, 4}.
+TQ_HD inline const float* Centroids(int bits) {
+  return bits == 2 ? kCentroids2 : bits == 3 ? kCentroids3 : kCentroids4;
+}
+
+// 2^bits - 1 thresholds, ascending: the midpoints of neighbouring centroids.
+TQ_HD inline const float* Thresholds(int bits) {
+  return bits == 2 ? kThresholds2 : bits == 3 ? kThresholds3 : kThresholds4;
+}
+
+}  // namespace turboquant
+
+#endif  // TURBOQUANT_CODEC_CODEBOOK_H_

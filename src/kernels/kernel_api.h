@@ -1,0 +1,80 @@
+// The kernel table: every hot loop of the CPU, one row of function pointers per instruction set.
+//
+// A table is chosen once at run time (BestKernels). All tables give the same code bytes; float
+// results differ only by the order of additions. No function allocates, throws or fails: what a
+// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim, bits in {2,3,4}).
+//
+// Shapes: q rows are [rows][head_dim] f32, contiguous. Coded rows are structure-of-arrays: codes of
+// row j start at codes + j * CodeBytes(format, head_dim), its fp16 scale is scales[j].
+#ifndef TURBOQUANT_KERNELS_KERNEL_API_H_
+#define TURBOQUANT_KERNELS_KERNEL_API_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "math/rotation.h"
+
+namespace turboquant {
+
+// Consecutive coded rows of one kv head.
+struct CodedRows {
+  int bits;      // 2, 3 or 4
+  int head_dim;
+  const uint8_t* codes;
+  const uint16_t* scales;
+};
+
+struct KernelTable {
+  std::string_view name;  // "scalar", "avx2", "avx512"
+
+  // f16 -> f32 and back (round to nearest even), n values.
+  void (*half_to_float)(const uint16_t* in, float* out, size_t n);
+  void (*float_to_half)(const float* in, uint16_t* out, size_t n);
+
+  // Rotate / Unrotate of math/rotation.h, bit-exact to it. in may equal out.
+  void (*rotate)(const RotationView& r, const float* in, float* out);
+  void (*unrotate)(const RotationView& r, const float* in, float* out);
+
+  // Encodes one row x[head_dim] (f32): subtracts mean (null: nothing), rotates, codes. False when the
+  // row holds NaN or Inf (stored as zeros). Bit-exact to EncodeRotatedRow(Rotate(x - mean)).
+  bool (*encode)(int bits, const RotationView& r, const float* x, const float* mean,
+                 uint8_t* codes, uint16_t* scale);
+
+  // Decodes n rows into rotated coordinates, out[n][head_dim]. Bit-exact to DecodeRotatedRow.
+  void (*decode)(const CodedRows& k, int n, float* out);
+
+  // out[r * ld + j] = scales[j] * <q[r], centroids(codes[j])>, r < rows, j < n. For few query rows.
+  void (*coded_scores)(const CodedRows& k, const float* q, int rows, int n, float* out, int ld);
+
+  // o[r][head_dim] += sum over j < n of p[r * ld + j] * scales[j] * centroids(codes[j]).
+  void (*coded_accumulate)(const CodedRows& v, const float* p, int ld, int rows, int n, float* o);
+
+  // The same two over dense f32 rows x[n][head_dim]; for many query rows (prefill). dk / dv any
+  // multiple of 16; q row stride and o row stride equal the head_dim given.
+  void (*dense_scores)(const float* x, int head_dim, const float* q, int rows, int n, float* out,
+                       int ld);
+  void (*dense_accumulate)(const float* x, int head_dim, const float* p, int ld, int rows, int n,
+                           float* o);
+
+  // Turns one row of logits s[n] into softmax weights against the running state (m, l):
+  //   s_j <- softcap > 0 ? softcap * tanh(s_j / softcap) : s_j;   s_j += bias[j]  (bias null: 0)
+  //   m' = max(m, max_j s_j);  s_j <- exp(s_j - m');  l <- l * exp(m - m') + sum_j s_j;  m <- m'
+  // Returns exp(m - m'), the factor for what was accumulated so far (1 when m did not change).
+  // Entries of -inf become 0; if everything so far is -inf, s becomes 0 and m stays -inf.
+  float (*softmax)(float* s, int n, const float* bias, float softcap, float* m, float* l);
+};
+
+const KernelTable& ScalarKernels();
+// Null when the build or this CPU lacks the instructions.
+const KernelTable* Avx2Kernels();
+const KernelTable* Avx512Kernels();
+
+// The fastest table of this CPU; `name` ("scalar", "avx2", "avx512") forces one. An unknown or
+// unavailable name gives null.
+const KernelTable* FindKernels(std::string_view name);
+const KernelTable& BestKernels();
+
+}  // namespace turboquant
+
+#endif  // TURBOQUANT_KERNELS_KERNEL_API_H_
