@@ -10,16 +10,39 @@
 namespace turboquant {
 
 // Defines kCentroids2/3/4 and kThresholds2/3/4: ascending, unit variance.
+#define TQ_CODEBOOK_TABLE inline constexpr
 #include "codec/codebook_tables.inc"
+#undef TQ_CODEBOOK_TABLE
+
+#ifdef __CUDACC__
+// The same tables where device code can take their address.
+namespace codebook_device {
+#define TQ_CODEBOOK_TABLE [[maybe_unused]] static __device__ const
+#include "codec/codebook_tables.inc"
+#undef TQ_CODEBOOK_TABLE
+}  // namespace codebook_device
+#endif
 
 // 2^bits centroids, ascending. bits in {2, 3, 4}.
 TQ_HD inline const float* Centroids(int bits) {
+#ifdef __CUDA_ARCH__
+  return bits == 2   ? codebook_device::kCentroids2
+         : bits == 3 ? codebook_device::kCentroids3
+                     : codebook_device::kCentroids4;
+#else
   return bits == 2 ? kCentroids2 : bits == 3 ? kCentroids3 : kCentroids4;
+#endif
 }
 
 // 2^bits - 1 thresholds, ascending: the midpoints of neighbouring centroids.
 TQ_HD inline const float* Thresholds(int bits) {
+#ifdef __CUDA_ARCH__
+  return bits == 2   ? codebook_device::kThresholds2
+         : bits == 3 ? codebook_device::kThresholds3
+                     : codebook_device::kThresholds4;
+#else
   return bits == 2 ? kThresholds2 : bits == 3 ? kThresholds3 : kThresholds4;
+#endif
 }
 
 }  // namespace turboquant

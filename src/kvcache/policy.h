@@ -8,7 +8,11 @@
 //   page      cells that share one key mean, 64..4096, a power of two
 //   swa       format of sliding-window layers: f16 (default) or auto (= as k and v)
 // A bare format name ("turbo3") sets k and v; a bare preset name (quality, balanced, small) sets
-// all. Keys may follow a name: "turbo3,tail=0". Later keys win. ToString() prints the canonical
+// all:
+//   quality    k=turbo4,v=turbo4
+//   balanced   k=turbo4,v=turbo3 (the default)
+//   small      k=turbo3,v=turbo3, the rest as below; provisional until `turboquant eval` sets them
+// Keys may follow a name: "turbo3,tail=0". Later keys win. ToString() prints the canonical
 // form, which parses back to the same policy.
 #ifndef TURBOQUANT_KVCACHE_POLICY_H_
 #define TURBOQUANT_KVCACHE_POLICY_H_

@@ -4,8 +4,9 @@
 //   R x = norm * (M (x) H) (signs . x),   head_dim = m * n, m odd, n = 2^k
 //
 // H is the n-point Walsh-Hadamard butterfly (natural order), M an orthonormal m x m DCT-II matrix
-// acting across the m blocks of n values, signs random +-1. Never padded, orthogonal for every
-// head_dim. Coordinate i = a * n + b has block index a < m and position b < n.
+// acting across the m blocks of n values, signs random +-1: sign i is -1 where the top bit of the
+// i-th draw of SplitMix64(seed) is set. Never padded, orthogonal for every head_dim. Coordinate i =
+// a * n + b has block index a < m and position b < n.
 //
 // The order of operations below is part of the format: codes are bit-exact on every kernel only if
 // every kernel adds in this order (no fused multiply-add).
@@ -29,7 +30,8 @@ struct RotationView {
 
 class Rotation {
  public:
-  // head_dim must satisfy SupportedHeadDim. The same (head_dim, seed) gives the same map everywhere.
+  // head_dim must satisfy SupportedHeadDim. The same (head_dim, seed) gives the same map
+  // everywhere.
   Rotation(int head_dim, uint64_t seed);
 
   RotationView view() const {
@@ -50,7 +52,8 @@ class Rotation {
 //
 // Rotate:   x . signs; butterflies of stride h = 1, 2, 4, ..., n/2 inside every block:
 //           (a, b) -> (a + b, a - b); times norm; then, if m > 1, for every position b:
-//           out[a'] = sum over a = 0..m-1, ascending, of mix[a'][a] * in[a] (mul, then add).
+//           out[a'] = sum over a = 0..m-1, ascending, of mix[a'][a] * in[a] (mul, then add,
+//           starting from 0).
 // Unrotate: the transpose: if m > 1 out[a] = sum over a' ascending of mix[a'][a] * in[a']; then the
 //           same butterflies; times norm; times signs.
 void Rotate(const RotationView& r, const float* in, float* out);
