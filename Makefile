@@ -1,0 +1,60 @@
+# turboquant: `make run` shows it, `make test` proves it. Everything slow happens once; its results
+# live in build/ and in ${TURBOQUANT_CACHE:-~/.cache/turboquant}.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+PROMPT ?= Explain in simple words what the key-value cache of a language model is and why it grows.
+KV ?= balanced
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+RELEASE_DIR := build/release
+
+.PHONY: help setup packages llama_cpp model build run test bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  Variables: PROMPT=... KV=... JOBS=n TURBOQUANT_CACHE=dir TURBOQUANT_LLAMA_CPP_DIR=checkout"
+
+packages:
+	@tools/setup/packages
+
+llama_cpp: packages
+	@tools/setup/llama_cpp
+
+model: packages
+	@tools/setup/model >/dev/null
+
+setup: packages llama_cpp model ## Install packages, build llama.cpp, fetch the small model (once)
+
+# $(call configure_and_build,PRESET,EXTRA CMAKE OPTIONS)
+define configure_and_build
+	@echo "[build] preset $(1)"
+	@cmake --preset $(1) --log-level=WARNING \
+	  -DTURBOQUANT_LLAMA_CPP_DIR="$$(tools/setup/llama_cpp --print-source)" $(2)
+	@cmake --build --preset $(1) -j $(JOBS)
+endef
+
+build: setup ## Build the plugin and the command line tool into build/release
+	$(call configure_and_build,release,)
+
+run: build ## Generate text on stock llama.cpp with a compressed KV cache, next to f16
+	@echo "[run] stock llama.cpp, SmolLM2-135M-Instruct, KV cache: $(KV)"
+	@$(RELEASE_DIR)/cli/turboquant run -m "$$(tools/setup/model --print-path)" \
+	  --llama-bin "$$(tools/setup/llama_cpp --print-bin)" \
+	  --kv "$(KV)" -n 160 -c 4096 -p "$(PROMPT)"
+
+test: setup ## Build everything and run all tests
+	$(call configure_and_build,ci,)
+	@ctest --preset ci -j $(JOBS)
+
+bench: setup ## Build and run the kernel benchmarks
+	$(call configure_and_build,release,-DTURBOQUANT_BUILD_BENCH=ON)
+	@found=0; for program in $(RELEASE_DIR)/bench/*_bench; do \
+	  [[ -x "$$program" ]] || continue; found=1; echo "[bench] $$program"; "$$program"; done; \
+	  ((found)) || { echo "[bench] no *_bench program in $(RELEASE_DIR)/bench" >&2; exit 1; }
+
+clean: ## Remove build/ (the cache of llama.cpp and models stays)
+	rm -rf build
