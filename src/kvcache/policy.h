@@ -7,13 +7,13 @@
 //   center    on | off: subtract the frozen key mean of a page before coding
 //   page      cells that share one key mean, 64..4096, a power of two
 //   swa       format of sliding-window layers: f16 (default) or auto (= as k and v)
-// A bare format name ("turbo3") sets k and v; a bare preset name (quality, balanced, small) sets
-// all:
+// A bare format name ("turbo3") sets k and v; a bare preset name sets all:
 //   quality    k=turbo4,v=turbo4
 //   balanced   k=turbo4,v=turbo3 (the default)
-//   small      k=turbo3,v=turbo3, the rest as below; provisional until `turboquant eval` sets them
-// Keys may follow a name: "turbo3,tail=0". Later keys win. ToString() prints the canonical
-// form, which parses back to the same policy.
+//   small      k=turbo3,v=turbo3
+// with the defaults of the struct below for the rest. The presets are provisional until `turboquant
+// eval` sets them. Keys may follow a name: "turbo3,tail=0". Later words win. Blanks around words
+// and '=' are ignored. ToString() prints the canonical form, which parses back to the same policy.
 #ifndef TURBOQUANT_KVCACHE_POLICY_H_
 #define TURBOQUANT_KVCACHE_POLICY_H_
 
