@@ -10,9 +10,9 @@ namespace turboquant {
 namespace {
 
 constexpr double kPi = 3.14159265358979323846;
-constexpr int kNodes = 16;             // Gauss-Legendre nodes of one panel
-constexpr double kPanelWidth = 0.5;    // in units of u
-constexpr double kGaussianEnd = 14.0;  // the mass beyond is below 1e-43
+constexpr int kNodes = 16;           // Gauss-Legendre nodes of one panel
+constexpr double kPanelWidth = 0.5;  // in units of u
+constexpr double kEnd = 14.0;  // the mass beyond is below 1e-40, of a sphere's marginal as well
 constexpr double kConverged = 1e-14;
 constexpr int kMaxSteps = 200;
 
@@ -67,7 +67,7 @@ class Density {
       : root_(std::sqrt(static_cast<double>(dimension))),
         power_(dimension - 2),
         gaussian_(dimension == kGaussianMarginal) {
-    end_ = gaussian_ ? kGaussianEnd : root_;
+    end_ = gaussian_ ? kEnd : std::min(root_, kEnd);
     scale_ = 0.5 / Integrate(0, end_).mass;
   }
 
@@ -75,8 +75,7 @@ class Density {
 
   double At(double u) const {
     if (gaussian_) return scale_ * std::exp(-0.5 * u * u);
-    const double x = u / root_;
-    return scale_ * std::pow(std::max(0.0, 1 - x * x), 0.5 * (power_ - 1)) / root_;
+    return scale_ * CosPower(u / root_, power_ - 1) / root_;
   }
 
   // Over [lo, hi], a part of [0, end].
@@ -93,8 +92,7 @@ class Density {
       for (int i = 0; i < kNodes; ++i) {
         const double angle = middle + half * rule_.node[i];
         const double u = gaussian_ ? angle : root_ * std::sin(angle);
-        const double f =
-            gaussian_ ? std::exp(-0.5 * u * u) : std::pow(std::max(0.0, std::cos(angle)), power_);
+        const double f = gaussian_ ? std::exp(-0.5 * u * u) : CosPower(u / root_, power_);
         const double w = scale_ * f * half * rule_.weight[i];
         m.mass += w;
         m.first += w * (u - m.centre);
@@ -105,6 +103,11 @@ class Density {
   }
 
  private:
+  // (1 - x^2)^(power / 2), accurate for small x and a large power.
+  static double CosPower(double x, int power) {
+    return x < 1 ? std::exp(0.5 * power * std::log1p(-x * x)) : 0.0;
+  }
+
   double ToAngle(double u) const {
     return gaussian_ ? u : std::asin(std::clamp(u / root_, -1.0, 1.0));
   }
