@@ -1,0 +1,28 @@
+// The AVX2 kernels: the code is in the headers, the vector in vec_avx2.h. Compiled with
+// instruction-set flags; what that forbids is said in vec_avx512.h.
+#include "kernels/cpu/vec_avx2.h"
+// The vector comes first: the kernels are written against its names.
+#include "kernels/cpu/codec_kernels.h"
+// Then what builds on the codec.
+#include "kernels/cpu/attention_kernels.h"
+#include "kernels/cpu/cpu_tables.h"
+#include "kernels/cpu/softmax_kernel.h"
+
+namespace turboquant {
+
+constexpr KernelTable kAvx2KernelTable = {
+    .name = "avx2",
+    .half_to_float = HalfToFloatMany,
+    .float_to_half = FloatToHalfMany,
+    .rotate = RotateKernel,
+    .unrotate = UnrotateKernel,
+    .encode = EncodeKernel,
+    .decode = DecodeKernel,
+    .coded_scores = CodedScoresKernel,
+    .coded_accumulate = CodedAccumulateKernel,
+    .dense_scores = DenseScoresKernel,
+    .dense_accumulate = DenseAccumulateKernel,
+    .softmax = SoftmaxKernel,
+};
+
+}  // namespace turboquant

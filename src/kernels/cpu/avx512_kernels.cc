@@ -1,0 +1,34 @@
+// The AVX-512 kernels: the code is in the headers, the vector in vec_avx512.h. Compiled with
+// instruction-set flags; what that forbids is said in vec_avx512.h.
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own AVX-512 headers pass deliberately undefined registers (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+#include "kernels/cpu/vec_avx512.h"
+// The vector comes first: the kernels are written against its names.
+#include "kernels/cpu/codec_kernels.h"
+// Then what builds on the codec.
+#include "kernels/cpu/attention_kernels.h"
+#include "kernels/cpu/cpu_tables.h"
+#include "kernels/cpu/softmax_kernel.h"
+
+namespace turboquant {
+
+constexpr KernelTable kAvx512KernelTable = {
+    .name = "avx512",
+    .half_to_float = HalfToFloatMany,
+    .float_to_half = FloatToHalfMany,
+    .rotate = RotateKernel,
+    .unrotate = UnrotateKernel,
+    .encode = EncodeKernel,
+    .decode = DecodeKernel,
+    .coded_scores = CodedScoresKernel,
+    .coded_accumulate = CodedAccumulateKernel,
+    .dense_scores = DenseScoresKernel,
+    .dense_accumulate = DenseAccumulateKernel,
+    .softmax = SoftmaxKernel,
+};
+
+}  // namespace turboquant

@@ -1,0 +1,205 @@
+// The 8-lane vector of the AVX2 translation unit (AVX2, FMA, F16C). Names, meaning and the linking
+// rule are those of vec_avx512.h.
+#ifndef TURBOQUANT_KERNELS_CPU_VEC_AVX2_H_
+#define TURBOQUANT_KERNELS_CPU_VEC_AVX2_H_
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define TQ_INLINE inline __attribute__((always_inline))
+
+namespace turboquant {
+namespace {
+
+constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
+
+using FloatVec = __m256;
+using IntVec = __m256i;
+
+// A window into this gives the mask of the first `count` lanes, 0 <= count <= 8.
+alignas(32) constexpr int32_t kLaneMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                                0,  0,  0,  0,  0,  0,  0,  0};
+TQ_INLINE __m256i FirstLanes(int count) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMasks + 8 - count));
+}
+
+TQ_INLINE FloatVec Zero() { return _mm256_setzero_ps(); }
+TQ_INLINE FloatVec Set(float x) { return _mm256_set1_ps(x); }
+TQ_INLINE FloatVec Load(const float* p) { return _mm256_loadu_ps(p); }
+TQ_INLINE void Store(float* p, FloatVec v) { _mm256_storeu_ps(p, v); }
+TQ_INLINE FloatVec LoadFirst(const float* p, int count) {
+  return _mm256_maskload_ps(p, FirstLanes(count));
+}
+TQ_INLINE void StoreFirst(float* p, FloatVec v, int count) {
+  _mm256_maskstore_ps(p, FirstLanes(count), v);
+}
+
+TQ_INLINE FloatVec Add(FloatVec a, FloatVec b) { return _mm256_add_ps(a, b); }
+TQ_INLINE FloatVec Sub(FloatVec a, FloatVec b) { return _mm256_sub_ps(a, b); }
+TQ_INLINE FloatVec Mul(FloatVec a, FloatVec b) { return _mm256_mul_ps(a, b); }
+TQ_INLINE FloatVec Div(FloatVec a, FloatVec b) { return _mm256_div_ps(a, b); }
+TQ_INLINE FloatVec Max(FloatVec a, FloatVec b) { return _mm256_max_ps(a, b); }
+TQ_INLINE FloatVec Fma(FloatVec a, FloatVec b, FloatVec c) { return _mm256_fmadd_ps(a, b, c); }
+TQ_INLINE FloatVec Round(FloatVec a) {
+  return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+TQ_INLINE FloatVec AndNotSign(FloatVec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+TQ_INLINE FloatVec CopySign(FloatVec magnitude, FloatVec sign) {
+  const FloatVec mask = _mm256_set1_ps(-0.0f);
+  return _mm256_or_ps(_mm256_and_ps(mask, sign), _mm256_andnot_ps(mask, magnitude));
+}
+TQ_INLINE FloatVec PowerOfTwo(FloatVec n) {
+  const IntVec biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+TQ_INLINE FloatVec WhereGreater(FloatVec a, FloatVec b, FloatVec v) {
+  return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), v);
+}
+TQ_INLINE bool AnyGreater(FloatVec a, FloatVec b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
+}
+TQ_INLINE bool AnyNonZero(FloatVec a) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_UQ)) != 0;
+}
+
+template <int kStride>
+TQ_INLINE FloatVec SwapLanes(FloatVec v) {
+  if constexpr (kStride == 1) return _mm256_permute_ps(v, 0xB1);
+  if constexpr (kStride == 2) return _mm256_permute_ps(v, 0x4E);
+  if constexpr (kStride == 4) return _mm256_permute2f128_ps(v, v, 1);
+}
+template <int kStride>
+TQ_INLINE FloatVec ButterflySigns() {
+  constexpr int kHigh = kStride == 1 ? 0xAA : kStride == 2 ? 0xCC : 0xF0;
+  return _mm256_blend_ps(_mm256_set1_ps(1.0f), _mm256_set1_ps(-1.0f), kHigh);
+}
+
+TQ_INLINE float MaxOfLanes(FloatVec v) {
+  v = Max(v, SwapLanes<4>(v));
+  v = Max(v, SwapLanes<2>(v));
+  v = Max(v, SwapLanes<1>(v));
+  return _mm256_cvtss_f32(v);
+}
+
+struct Sum16 {
+  FloatVec part[2];
+};
+TQ_INLINE float Fold(const Sum16& sum) {
+  FloatVec v = Add(sum.part[0], sum.part[1]);
+  v = Add(v, SwapLanes<4>(v));
+  v = Add(v, SwapLanes<2>(v));
+  v = Add(v, SwapLanes<1>(v));
+  return _mm256_cvtss_f32(v);
+}
+
+TQ_INLINE IntVec LoadInt(const uint32_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+TQ_INLINE void StoreInt(uint32_t* p, IntVec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+}
+TQ_INLINE IntVec ZeroInt() { return _mm256_setzero_si256(); }
+template <int kBits>
+TQ_INLINE IntVec ShiftRight(IntVec v) {
+  return _mm256_srli_epi32(v, kBits);
+}
+template <int kBits>
+TQ_INLINE IntVec ShiftLeft(IntVec v) {
+  return _mm256_slli_epi32(v, kBits);
+}
+TQ_INLINE IntVec ShiftRightBy(IntVec v, int bits) {
+  return _mm256_srl_epi32(v, _mm_cvtsi32_si128(bits));
+}
+TQ_INLINE IntVec ShiftRightEach(IntVec v, IntVec bits) { return _mm256_srlv_epi32(v, bits); }
+template <uint32_t kMask>
+TQ_INLINE IntVec SelectBits(IntVec a, IntVec b) {
+  const IntVec mask = _mm256_set1_epi32(static_cast<int>(kMask));
+  return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b));
+}
+TQ_INLINE IntVec AddWhereGreater(IntVec idx, FloatVec u, FloatVec t, int step) {
+  const IntVec greater = _mm256_castps_si256(_mm256_cmp_ps(u, t, _CMP_GT_OQ));
+  return _mm256_add_epi32(idx, _mm256_and_si256(greater, _mm256_set1_epi32(step)));
+}
+
+TQ_INLINE IntVec LoadBytes(const uint8_t* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+// Eight lanes need the first eight bytes (and shift) alone.
+TQ_INLINE IntVec LoadBytes(const uint8_t* p0, const uint8_t* /*p1*/) { return LoadBytes(p0); }
+TQ_INLINE IntVec SetHalves(int low, int /*high*/) { return _mm256_set1_epi32(low); }
+TQ_INLINE void StoreBytes(uint8_t* p, IntVec v) {
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
+}
+
+// vpermps knows 8 entries; of 16 the upper half is chosen by bit 3, moved to the blend's sign bit.
+struct Table {
+  FloatVec low;
+  FloatVec high;
+};
+template <int kBits>
+TQ_INLINE Table LoadTable(const float* entries) {
+  if constexpr (kBits == 2) {
+    const FloatVec twice = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(entries));
+    return {twice, twice};
+  }
+  if constexpr (kBits == 3) return {_mm256_loadu_ps(entries), _mm256_loadu_ps(entries)};
+  if constexpr (kBits == 4) return {_mm256_loadu_ps(entries), _mm256_loadu_ps(entries + 8)};
+}
+TQ_INLINE Table LoadShortTable(const float* entries, int count) {
+  const int low = count < 8 ? count : 8;
+  return {LoadFirst(entries, low), LoadFirst(entries + low, count - low)};
+}
+template <int kBits>
+TQ_INLINE FloatVec Lookup(const Table& table, IntVec idx) {
+  const FloatVec low = _mm256_permutevar8x32_ps(table.low, idx);
+  if constexpr (kBits < 4) return low;
+  const FloatVec high = _mm256_permutevar8x32_ps(table.high, idx);
+  return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(idx, 28)));
+}
+TQ_INLINE Table Scale(const Table& table, float s) {
+  return {Mul(table.low, Set(s)), Mul(table.high, Set(s))};
+}
+
+TQ_INLINE FloatVec HalfLoad(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+TQ_INLINE FloatVec HalfLoadFirst(const uint16_t* p, int count) {
+  uint16_t copy[8] = {0};
+  memcpy(copy, p, sizeof(uint16_t) * static_cast<size_t>(count));
+  return HalfLoad(copy);
+}
+TQ_INLINE void HalfStore(uint16_t* p, FloatVec v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+TQ_INLINE void HalfStoreFirst(uint16_t* p, FloatVec v, int count) {
+  uint16_t copy[8];
+  HalfStore(copy, v);
+  memcpy(p, copy, sizeof(uint16_t) * static_cast<size_t>(count));
+}
+
+TQ_INLINE void TransposeDwords(const uint8_t* const* rows, size_t offset, IntVec column[4]) {
+  IntVec row[4];
+  for (int i = 0; i < 4; ++i) {
+    const auto quad = [&](int t) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[t] + offset));
+    };
+    row[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(quad(i)), quad(i + 4), 1);
+  }
+  const IntVec low01 = _mm256_unpacklo_epi32(row[0], row[1]);
+  const IntVec high01 = _mm256_unpackhi_epi32(row[0], row[1]);
+  const IntVec low23 = _mm256_unpacklo_epi32(row[2], row[3]);
+  const IntVec high23 = _mm256_unpackhi_epi32(row[2], row[3]);
+  column[0] = _mm256_unpacklo_epi64(low01, low23);
+  column[1] = _mm256_unpackhi_epi64(low01, low23);
+  column[2] = _mm256_unpacklo_epi64(high01, high23);
+  column[3] = _mm256_unpackhi_epi64(high01, high23);
+}
+
+}  // namespace
+}  // namespace turboquant
+
+#endif  // TURBOQUANT_KERNELS_CPU_VEC_AVX2_H_

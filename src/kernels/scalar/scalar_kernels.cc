@@ -1,0 +1,156 @@
+// The reference table: the scalar truth of the codec behind the kernel interface. Written to be
+// read; sums run over 16 independent lanes so that the compiler may vectorise them.
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "base/fp16.h"
+#include "codec/format.h"
+#include "codec/scalar_codec.h"
+#include "kernels/kernel_api.h"
+
+namespace turboquant {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+size_t RowCodeBytes(const CodedRows& rows) {
+  return static_cast<size_t>(rows.bits) * rows.head_dim / 8;
+}
+
+void HalfToFloatMany(const uint16_t* in, float* out, size_t n) {
+  for (size_t i = 0; i < n; ++i) out[i] = HalfToFloat(in[i]);
+}
+
+void FloatToHalfMany(const float* in, uint16_t* out, size_t n) {
+  for (size_t i = 0; i < n; ++i) out[i] = FloatToHalf(in[i]);
+}
+
+bool Encode(int bits, const RotationView& r, const float* x, const float* mean, uint8_t* codes,
+            uint16_t* scale) {
+  float y[kMaxHeadDim];
+  for (int i = 0; i < r.head_dim; ++i) y[i] = mean != nullptr ? x[i] - mean[i] : x[i];
+  Rotate(r, y, y);
+  return EncodeRotatedRow(bits, y, r.head_dim, codes, scale);
+}
+
+void Decode(const CodedRows& k, int n, float* out) {
+  const size_t bytes = RowCodeBytes(k);
+  for (int j = 0; j < n; ++j) {
+    DecodeRotatedRow(k.bits, k.codes + j * bytes, k.scales[j], k.head_dim,
+                     out + static_cast<size_t>(j) * k.head_dim);
+  }
+}
+
+// The centroids of one row, without its scale.
+void LoadCentroids(const CodedRows& rows, int j, float* c) {
+  const uint8_t* codes = rows.codes + j * RowCodeBytes(rows);
+  const float* centroids = Centroids(rows.bits);
+  for (int i = 0; i < rows.head_dim; ++i) {
+    c[i] = centroids[LoadCode(rows.bits, codes, rows.head_dim, i)];
+  }
+}
+
+// head_dim is always a multiple of 16.
+float Dot(const float* a, const float* b, int head_dim) {
+  float lane[16] = {0};
+  for (int i = 0; i < head_dim; i += 16) {
+    for (int l = 0; l < 16; ++l) lane[l] += a[i + l] * b[i + l];
+  }
+  return FoldLanes(lane);
+}
+
+void AddScaled(float weight, const float* x, int head_dim, float* o) {
+  for (int i = 0; i < head_dim; ++i) o[i] += weight * x[i];
+}
+
+void CodedScores(const CodedRows& k, const float* q, int rows, int n, float* out, int ld) {
+  float c[kMaxHeadDim];
+  for (int j = 0; j < n; ++j) {
+    LoadCentroids(k, j, c);
+    const float scale = HalfToFloat(k.scales[j]);
+    for (int r = 0; r < rows; ++r) {
+      out[static_cast<size_t>(r) * ld + j] =
+          scale * Dot(q + static_cast<size_t>(r) * k.head_dim, c, k.head_dim);
+    }
+  }
+}
+
+void CodedAccumulate(const CodedRows& v, const float* p, int ld, int rows, int n, float* o) {
+  float c[kMaxHeadDim];
+  for (int j = 0; j < n; ++j) {
+    bool used = false;
+    for (int r = 0; r < rows; ++r) used = used || p[static_cast<size_t>(r) * ld + j] != 0.0f;
+    if (!used) continue;
+    LoadCentroids(v, j, c);
+    const float scale = HalfToFloat(v.scales[j]);
+    for (int r = 0; r < rows; ++r) {
+      AddScaled(p[static_cast<size_t>(r) * ld + j] * scale, c, v.head_dim,
+                o + static_cast<size_t>(r) * v.head_dim);
+    }
+  }
+}
+
+void DenseScores(const float* x, int head_dim, const float* q, int rows, int n, float* out,
+                 int ld) {
+  for (int r = 0; r < rows; ++r) {
+    for (int j = 0; j < n; ++j) {
+      out[static_cast<size_t>(r) * ld + j] = Dot(q + static_cast<size_t>(r) * head_dim,
+                                                 x + static_cast<size_t>(j) * head_dim, head_dim);
+    }
+  }
+}
+
+void DenseAccumulate(const float* x, int head_dim, const float* p, int ld, int rows, int n,
+                     float* o) {
+  for (int r = 0; r < rows; ++r) {
+    for (int j = 0; j < n; ++j) {
+      AddScaled(p[static_cast<size_t>(r) * ld + j], x + static_cast<size_t>(j) * head_dim, head_dim,
+                o + static_cast<size_t>(r) * head_dim);
+    }
+  }
+}
+
+float Softmax(float* s, int n, const float* bias, float softcap, float* m, float* l) {
+  float top = *m;
+  for (int j = 0; j < n; ++j) {
+    if (softcap > 0.0f) s[j] = softcap * std::tanh(s[j] / softcap);
+    if (bias != nullptr) s[j] += bias[j];
+    top = s[j] > top ? s[j] : top;
+  }
+  if (top == -kInfinity) {  // nothing visible so far: -inf - -inf must not become NaN
+    for (int j = 0; j < n; ++j) s[j] = 0.0f;
+    return 1.0f;
+  }
+  float sum = 0.0f;
+  for (int j = 0; j < n; ++j) {
+    s[j] = std::exp(s[j] - top);
+    sum += s[j];
+  }
+  const float factor = *m == top ? 1.0f : std::exp(*m - top);
+  *l = *l * factor + sum;
+  *m = top;
+  return factor;
+}
+
+constexpr KernelTable kScalarKernelTable = {
+    .name = "scalar",
+    .half_to_float = HalfToFloatMany,
+    .float_to_half = FloatToHalfMany,
+    .rotate = Rotate,
+    .unrotate = Unrotate,
+    .encode = Encode,
+    .decode = Decode,
+    .coded_scores = CodedScores,
+    .coded_accumulate = CodedAccumulate,
+    .dense_scores = DenseScores,
+    .dense_accumulate = DenseAccumulate,
+    .softmax = Softmax,
+};
+
+}  // namespace
+
+const KernelTable& ScalarKernels() { return kScalarKernelTable; }
+
+}  // namespace turboquant
