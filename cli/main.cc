@@ -1,0 +1,125 @@
+// The turboquant command: reads the command line and calls the command.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "cli/doctor_command.h"
+#include "cli/exit_code.h"
+#include "cli/report_table.h"
+#include "cli/run_command.h"
+
+namespace {
+
+using turboquant::DoctorOptions;
+using turboquant::RunOptions;
+
+constexpr char kDescription[] =
+    "turboquant: a stock llama.cpp with its KV cache in 2-4 bits a value.\n"
+    "Examples:\n"
+    "  turboquant run -m model.gguf -p \"Why is the sky blue?\"\n"
+    "  turboquant run --kv turbo3,tail=256 -- llama-server -m model.gguf -c 32768\n"
+    "  turboquant doctor -m model.gguf";
+
+constexpr char kFooter[] =
+    "Formats: turbo2 turbo3 turbo4 f16.  Presets: quality balanced (default) small.\n"
+    "A SPEC is a preset or format and settings: k=turbo4,v=turbo3,sink=4,tail=128,center=on\n"
+    "Environment: TURBOQUANT_KV (SPEC), TURBOQUANT_LLAMA_BIN (folder of llama.cpp's tools),\n"
+    "  TURBOQUANT_PLUGIN (path of libggml-turboquant.so), TURBOQUANT_CACHE, NO_COLOR.\n"
+    "Exit codes: 0 ok, 1 failure, 2 wrong usage, 3 not supported here.";
+
+constexpr char kRunDescription[] =
+    "Generates text with stock llama.cpp and a compressed KV cache, then shows memory and speed\n"
+    "next to f16. Text and table go to stdout, progress to stderr.\n"
+    "  turboquant run -m MODEL -p PROMPT [-- more llama-completion flags]\n"
+    "  turboquant run -m MODEL                  opens llama.cpp's chat\n"
+    "  turboquant run -- llama-server -m MODEL  any llama.cpp tool; its exit code passes through";
+
+constexpr char kDoctorDescription[] =
+    "Says which llama.cpp and ggml are used, whether the plugin loads, the instruction set and\n"
+    "the policy; with -m also how many layers of that model are compressed. Exits with 0 only if\n"
+    "compression works.";
+
+void AddRun(CLI::App* app, RunOptions* options) {
+  app->add_option("-m,--model", options->model, "model file (GGUF)");
+  CLI::Option* prompt = app->add_option("-p,--prompt", options->prompt, "prompt");
+  app->add_option("-f,--file", options->prompt_file, "file that holds the prompt")
+      ->excludes(prompt)
+      ->check(CLI::ExistingFile);
+  app->add_option("--kv", options->kv, "format of the KV cache: a SPEC, see turboquant --help")
+      ->type_name("SPEC");
+  app->add_option("-n,--predict", options->predict, "tokens to generate")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 24));
+  app->add_option("-c,--ctx-size", options->context, "tokens of context")
+      ->capture_default_str()
+      ->check(CLI::Range(16, 1 << 24));
+  app->add_option("-t,--threads", options->threads, "threads (default: llama.cpp's choice)")
+      ->check(CLI::Range(1, 1024));
+  app->add_option("--temp", options->temperature, "sampling temperature; 0: greedy")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 10.0));
+  app->add_option("--seed", options->seed, "sampling seed")->capture_default_str();
+  app->add_option("--llama-bin", options->llama_bin, "folder of llama.cpp's tools")
+      ->type_name("DIR");
+  app->add_flag("!--no-compare", options->compare, "do not run f16 for comparison");
+  app->add_flag("--json", options->json, "print one JSON document instead of text and table");
+}
+
+void AddDoctor(CLI::App* app, DoctorOptions* options) {
+  app->add_option("-m,--model", options->model, "also check this model's KV cache");
+  app->add_option("--kv", options->kv, "policy to check with")->type_name("SPEC");
+  app->add_option("--llama-bin", options->llama_bin, "folder of llama.cpp's tools")
+      ->type_name("DIR");
+  app->add_flag("--json", options->json, "print one JSON document");
+}
+
+int Main(int argc, char** argv) {
+  // What stands behind the first -- belongs to llama.cpp, untouched.
+  std::vector<std::string> own;
+  RunOptions run;
+  DoctorOptions doctor;
+  int i = 1;
+  for (; i < argc && std::string(argv[i]) != "--"; ++i) own.emplace_back(argv[i]);
+  const bool has_passthrough = i < argc;
+  for (++i; i < argc; ++i) run.passthrough.emplace_back(argv[i]);
+
+  CLI::App app(kDescription, "turboquant");
+  app.footer(kFooter);
+  app.set_version_flag("--version", "turboquant " TURBOQUANT_VERSION);
+  app.require_subcommand(1);
+  CLI::App* run_app = app.add_subcommand("run", kRunDescription);
+  AddRun(run_app, &run);
+  CLI::App* doctor_app = app.add_subcommand("doctor", kDoctorDescription);
+  AddDoctor(doctor_app, &doctor);
+
+  if (argc == 1) {
+    std::fputs(app.help().c_str(), stdout);
+    return turboquant::kExitOk;
+  }
+  try {
+    std::vector<std::string> reversed(own.rbegin(), own.rend());
+    app.parse(reversed);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    turboquant::PrintError(std::string(error.what()) + " (see turboquant --help)");
+    return turboquant::kExitUsage;
+  }
+  if (has_passthrough && !run_app->parsed()) {
+    turboquant::PrintError("-- is only for turboquant run");
+    return turboquant::kExitUsage;
+  }
+  return run_app->parsed() ? turboquant::RunCommand(run) : turboquant::DoctorCommand(doctor);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Main(argc, argv);
+  } catch (const std::exception& error) {
+    turboquant::PrintError(error.what());
+    return turboquant::kExitFailure;
+  }
+}
