@@ -130,11 +130,13 @@ Status KvCache::Attend(const float* q, int tokens, int num_q_heads, float scale,
   p.k = k_.CodedSide(0);
   p.v = v_.CodedSide(0);
   p.skip.assign(size_, 0);
-  std::vector<int> exact;
-  k_.ListExact(&exact);
-  for (int cell : exact) {
-    p.skip[cell] = 1;
-    p.exact.push_back({cell, k_.ExactRow(cell), v_.ExactRow(cell)});
+  // Both sides see the same cells in the same order, so their windows agree.
+  std::vector<NewRow> exact_k, exact_v;
+  k_.ListExact(&exact_k);
+  v_.ListExact(&exact_v);
+  for (size_t i = 0; i < exact_k.size(); ++i) {
+    p.skip[exact_k[i].cell] = 1;
+    p.exact.push_back({exact_k[i].cell, exact_k[i].values, exact_v[i].values});
   }
   run_.RunAll();
   return OkStatus();

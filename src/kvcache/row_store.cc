@@ -88,6 +88,10 @@ uint64_t RowStore::non_finite_rows() const {
 
 void RowStore::Clear() { std::memset(block_, 0, BlockBytes(shape_)); }
 
+void RowStore::CopyBlock(const RowStore& from) {
+  if (from.block_ != block_) std::memcpy(block_, from.block_, BlockBytes(shape_));
+}
+
 // ---------------------------------------------------------------------------------- means
 
 void RowStore::MeanValues(int mean, int first, int n, float* out) const {
@@ -327,15 +331,23 @@ const uint16_t* RowStore::ExactRow(int cell) const {
   return slot < 0 ? nullptr : slot_values(slot);
 }
 
-void RowStore::ListExact(std::vector<int>* cells) const {
-  cells->clear();
+void RowStore::ListExact(std::vector<NewRow>* rows) const {
+  rows->clear();
   for (int s = 0; s < shape_.sink; ++s) {
-    if (slot_cell_[s] != 0) cells->push_back(slot_cell_[s] - 1);
+    if (slot_cell_[s] != 0) rows->push_back({slot_cell_[s] - 1, slot_values(s)});
   }
   for (int t = 0; t < shape_.tail; ++t) {
     const int slot = shape_.sink + static_cast<int>((header_->next_slot + t) % shape_.tail);
-    if (slot_cell_[slot] != 0) cells->push_back(slot_cell_[slot] - 1);
+    if (slot_cell_[slot] != 0) rows->push_back({slot_cell_[slot] - 1, slot_values(slot)});
   }
+}
+
+bool RowStore::EmptyCell(int cell) const {
+  if (FindSlot(cell) >= 0 || (cell_mean_ != nullptr && cell_mean_[cell] != 0)) return false;
+  for (int h = 0; h < shape_.heads(); ++h) {
+    if (*scale(h, cell) != 0) return false;
+  }
+  return true;
 }
 
 void RowStore::ReadRow(int cell, float* out) const {
@@ -390,10 +402,8 @@ void RowStore::ExportRow(int cell, uint8_t* record) const {
     return;
   }
   const int mean = cell_mean_ == nullptr ? 0 : cell_mean_[cell];
-  bool empty = mean == 0;
-  for (int h = 0; h < shape_.heads() && empty; ++h) empty = *scale(h, cell) == 0;
   std::memset(record, 0, static_cast<size_t>(shape_.width) * 2);
-  if (empty) return;  // decodes to zeros: the plain row says the same
+  if (EmptyCell(cell)) return;  // decodes to zeros: the plain row says the same
   StateRow row;
   row.format = shape_.format;
   row.head_dim = shape_.head_dim;

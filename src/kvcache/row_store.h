@@ -78,8 +78,10 @@ class RowStore {
   void ReadRow(int cell, float* out) const;
   // The f16 values of a cell held exactly; null if it is coded.
   const uint16_t* ExactRow(int cell) const;
-  // Cells held exactly, oldest first, sinks in front.
-  void ListExact(std::vector<int>* cells) const;
+  // Rows held exactly, sinks in front, then oldest first. Valid until the next change.
+  void ListExact(std::vector<NewRow>* rows) const;
+  // True if the cell was never written, or holds a row of zeros.
+  bool EmptyCell(int cell) const;
   // The coded rows as one side of an attention problem whose cell 0 is `first_cell`.
   Side CodedSide(int first_cell) const;
 
@@ -92,6 +94,8 @@ class RowStore {
   Status ImportRows(int first_cell, int n, const uint8_t* records);
 
   void Clear();
+  // Becomes a copy of a store of the same shape and rotation.
+  void CopyBlock(const RowStore& from);
 
   // Replaces the values of coded cells after an operation of the host rewrote them (K-shift): rows
   // held exactly are overwritten in place, coded rows are encoded again. A page of which every
