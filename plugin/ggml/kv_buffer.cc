@@ -305,6 +305,7 @@ void HookBuffers(const Host& host, const PluginOptions& options) {
   void** words = Words(cpu);
   std::memcpy(G().our_type, cpu, sizeof(G().our_type));
   G().our_type[slot::kBuftGetName] = reinterpret_cast<void*>(TypeName);
+  G().our_type[slot::kBuftGetAllocSize] = reinterpret_cast<void*>(AllocSize);
   G().our_type[slot::kBuftIsHost] = reinterpret_cast<void*>(TypeIsHost);
   G().our_type[slot::kBuftDevice] = host.cpu;
   G().alloc_buffer =
