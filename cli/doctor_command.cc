@@ -96,7 +96,7 @@ Status Examine(const DoctorOptions& options, Findings* findings) {
   findings->policy = policy.value().ToString();
   findings->kernels = std::string(BestKernels().name);
 
-  const Result<std::string> tool = FindLlamaTool("llama-completion", options.llama_bin);
+  const Result<std::string> tool = FindCompletionTool(options.llama_bin);
   if (!tool.ok()) return tool.status();
   findings->tool = tool.value();
   findings->tool_version = ToolVersion(findings->tool);

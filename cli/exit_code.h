@@ -10,6 +10,7 @@ inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailure = 1;      // something is missing, damaged or failed
 inline constexpr int kExitUsage = 2;        // the command line or a policy makes no sense
 inline constexpr int kExitUnsupported = 3;  // valid, but this model, host or machine cannot do it
+inline constexpr int kExitInterrupted = 130;
 
 // Version of every JSON document the command prints.
 inline constexpr int kJsonSchemaVersion = 1;

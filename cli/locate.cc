@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <system_error>
@@ -76,6 +77,13 @@ Result<std::string> FindLlamaTool(const std::string& name, const std::string& ll
   return NotFound("no " + name +
                   " found: build llama.cpp with tools/setup/llama_cpp, or name the folder of your "
                   "llama.cpp tools with --llama-bin or TURBOQUANT_LLAMA_BIN");
+}
+
+Result<std::string> FindCompletionTool(const std::string& llama_bin) {
+  Result<std::string> tool = FindLlamaTool("llama-completion", llama_bin);
+  if (tool.ok()) return tool;
+  Result<std::string> older = FindLlamaTool("llama-cli", llama_bin);
+  return older.ok() ? older : tool;
 }
 
 Result<std::string> FindPlugin() {

@@ -17,6 +17,9 @@ std::string Environment(const char* name);
 // it, that is the error.
 Result<std::string> FindLlamaTool(const std::string& name, const std::string& llama_bin);
 
+// The tool that generates text from a prompt: llama-completion, or llama-cli in older llama.cpp.
+Result<std::string> FindCompletionTool(const std::string& llama_bin);
+
 // Absolute path of libggml-turboquant.so: TURBOQUANT_PLUGIN, else beside this executable (build
 // tree: ../plugin/ggml; installed: ../lib, ../lib/<multiarch>, ../lib64).
 Result<std::string> FindPlugin();

@@ -63,7 +63,7 @@ void AddRun(CLI::App* app, RunOptions* options) {
   app->add_option("--seed", options->seed, "sampling seed")->capture_default_str();
   app->add_option("--llama-bin", options->llama_bin, "folder of llama.cpp's tools")
       ->type_name("DIR");
-  app->add_flag("!--no-compare", options->compare, "do not run f16 for comparison");
+  app->add_flag("--no-compare", options->no_compare, "do not run f16 for comparison");
   app->add_flag("--json", options->json, "print one JSON document instead of text and table");
 }
 

@@ -25,6 +25,7 @@ constexpr int kShownErrorLines = 12;
 struct Generation {
   ProcessResult process;
   LlamaLog log;
+  bool interrupted = false;  // by Ctrl-C
 };
 
 int Fail(const Status& status) {
@@ -35,7 +36,9 @@ int Fail(const Status& status) {
 Result<Policy> ChosenPolicy(const RunOptions& options) {
   if (options.kv) return Policy::Parse(*options.kv);
   if (const std::string text = Environment("TURBOQUANT_KV"); !text.empty()) {
-    return Policy::Parse(text);
+    Result<Policy> policy = Policy::Parse(text);
+    if (policy.ok()) return policy;
+    return InvalidArgument("TURBOQUANT_KV: " + policy.status().message());
   }
   return Policy();
 }
@@ -90,7 +93,8 @@ Result<Generation> Generate(const std::vector<std::string>& argv,
   Generation result;
   result.process = std::move(process.value());
   result.log = ParseLlamaLog(result.process.err, plugin);
-  if (result.process.exit_code != 0) {
+  result.interrupted = result.process.exit_code == kExitInterrupted;
+  if (result.process.exit_code != 0 && !result.interrupted) {
     const std::string how = result.process.signal != 0
                                 ? fmt::format("was ended by signal {}", result.process.signal)
                                 : fmt::format("failed with exit code {}", result.process.exit_code);
@@ -113,11 +117,6 @@ std::optional<double> BitsPerValue(const LlamaLog& log) {
   return 16.0 * log.compression->mib / log.compression->f16_mib;
 }
 
-std::string Layers(const LlamaLog& log) {
-  if (!log.compression) return "0";
-  return fmt::format("{} of {}", log.compression->layers_compressed, log.compression->layers_total);
-}
-
 // What the f16 cache takes: as llama.cpp says in the f16 run, else as the plugin computes it.
 std::optional<double> StockMib(const Generation& ours, const Generation* stock) {
   if (stock != nullptr && stock->log.kv_buffer_mib) return stock->log.kv_buffer_mib;
@@ -130,18 +129,41 @@ std::optional<double> OurMib(const Generation& ours) {
   return ours.log.kv_buffer_mib;
 }
 
-std::string ResultTable(const Policy& policy, const Generation& ours, const Generation* stock,
-                        bool color) {
-  std::vector<std::vector<std::string>> rows = {
-      {"KV cache", "MiB", "bits/value", "layers compressed", "prompt tok/s", "generation tok/s"}};
+// "3.41x" where both sides are known.
+std::string Ratio(std::optional<double> over, std::optional<double> under, const char* word) {
+  if (!over || !under || *under <= 0) return "";
+  return fmt::format("{:.2f}x {}", *over / *under, word);
+}
+
+std::optional<double> TokensPerSecond(const std::optional<PerfLine>& perf) {
+  if (!perf || perf->tokens == 0) return std::nullopt;
+  return perf->tokens_per_second();
+}
+
+std::vector<std::string> SpeedRow(const std::string& name, const std::optional<PerfLine>& ours,
+                                  const std::optional<PerfLine>& stock) {
+  return {name, Speed(ours), Speed(stock),
+          Ratio(TokensPerSecond(ours), TokensPerSecond(stock), "as fast")};
+}
+
+std::string ResultTable(const Generation& ours, const Generation* stock, bool color) {
+  const auto& compression = ours.log.compression;
+  const LlamaLog none;
+  const LlamaLog& stock_log = stock != nullptr ? stock->log : none;
   const auto bits = BitsPerValue(ours.log);
-  rows.push_back({policy.ToString(), Mib(OurMib(ours)),
-                  bits ? fmt::format("{:.2f}", *bits) : "16.00", Layers(ours.log),
-                  Speed(ours.log.prompt), Speed(ours.log.generation)});
-  rows.push_back({"f16 (stock)", Mib(StockMib(ours, stock)), "16.00", "0",
-                  stock != nullptr ? Speed(stock->log.prompt) : "-",
-                  stock != nullptr ? Speed(stock->log.generation) : "-"});
-  return FormatTable(rows, color);
+  return FormatTable(
+      {{"", "this run", "f16 (stock)", ""},
+       {"KV cache, MiB", Mib(OurMib(ours)), Mib(StockMib(ours, stock)),
+        compression ? Ratio(StockMib(ours, stock), OurMib(ours), "smaller") : ""},
+       {"bits per value", bits ? fmt::format("{:.2f}", *bits) : "16.00", "16.00", ""},
+       {"KV layers compressed",
+        compression
+            ? fmt::format("{} of {}", compression->layers_compressed, compression->layers_total)
+            : "0",
+        "0", ""},
+       SpeedRow("prompt, tokens/s", ours.log.prompt, stock_log.prompt),
+       SpeedRow("generation, tokens/s", ours.log.generation, stock_log.generation)},
+      color);
 }
 
 Json PerfJson(const std::optional<PerfLine>& perf) {
@@ -234,7 +256,7 @@ int RunModel(const RunOptions& options, const Policy& policy) {
     return Fail(ReplaceProcess(argv, CompressedEnvironment(plugin.value(), policy)));
   }
 
-  const Result<std::string> tool = FindLlamaTool("llama-completion", options.llama_bin);
+  const Result<std::string> tool = FindCompletionTool(options.llama_bin);
   if (!tool.ok()) return Fail(tool.status());
   const std::vector<std::string> argv = CompletionArguments(options, tool.value(), model.value());
   Note(fmt::format("{} layers, head_dim {}; KV cache {}", model.value().block_count,
@@ -245,6 +267,7 @@ int RunModel(const RunOptions& options, const Policy& policy) {
     if (!options.json) fmt::print("\n");
     return Fail(ours.status());
   }
+  if (ours.value().interrupted) return kExitInterrupted;
   const bool expected = !policy.pass_through();
   if (expected &&
       (!ours.value().log.compression || ours.value().log.compression->layers_compressed == 0)) {
@@ -252,10 +275,11 @@ int RunModel(const RunOptions& options, const Policy& policy) {
   }
 
   std::optional<Generation> stock;
-  if (options.compare) {
+  if (!options.no_compare) {
     Note("the same with stock f16, for comparison ...");
     Result<Generation> run = Generate(argv, StockEnvironment(), "", false);
     if (!run.ok()) return Fail(run.status());
+    if (run.value().interrupted) return kExitInterrupted;
     stock = std::move(run.value());
   }
   const Generation* stock_run = stock ? &*stock : nullptr;
@@ -265,7 +289,7 @@ int RunModel(const RunOptions& options, const Policy& policy) {
     return kExitOk;
   }
   if (!ours.value().process.out.ends_with('\n')) fmt::print("\n");
-  fmt::print("{}", ResultTable(policy, ours.value(), stock_run, UseColor(STDOUT_FILENO)));
+  fmt::print("{}", ResultTable(ours.value(), stock_run, UseColor(STDOUT_FILENO)));
   if (stock_run != nullptr) {
     const bool same = ours.value().process.out == stock_run->process.out;
     fmt::print("{}\n", same ? "text: the same as with f16"

@@ -19,7 +19,7 @@ struct RunOptions {
   double temperature = 0;
   int seed = 1;
   std::string llama_bin;
-  bool compare = true;
+  bool no_compare = false;
   bool json = false;
   std::vector<std::string> passthrough;  // behind --
 };
