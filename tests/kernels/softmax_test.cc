@@ -1,0 +1,161 @@
+// The online softmax against double.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "base/rng.h"
+#include "guarded_buffer.h"
+#include "kernel_cases.h"
+
+namespace turboquant {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kExpError = 2e-7;       // relative error of one exponential
+constexpr double kUnderflow = 1.18e-38;  // weights below the smallest normal float may be zero
+
+struct State {
+  float m = -kInfinity;
+  float l = 0.0f;
+};
+
+class SoftmaxTest : public testing::TestWithParam<const KernelTable*> {
+ protected:
+  // Runs one block and checks it against double. `cap_error`: how far the capped logits may be off.
+  void Check(const std::vector<float>& logits, const std::vector<float>& bias, float softcap,
+             State* state) {
+    const size_t n = logits.size();
+    GuardedBuffer<float> s(n);
+    GuardedBuffer<float> b(bias.size());
+    std::copy(logits.begin(), logits.end(), s.data());
+    std::copy(bias.begin(), bias.end(), b.data());
+    const State before = *state;
+    const float factor =
+        GetParam()->softmax(s.data(), static_cast<int>(n), bias.empty() ? nullptr : b.data(),
+                            softcap, &state->m, &state->l);
+    ASSERT_TRUE(s.front_intact());
+
+    // Without a cap the logits are single float operations, equal in every table.
+    std::vector<float> x(n);
+    float top = before.m;
+    double cap_error = 0;
+    for (size_t j = 0; j < n; ++j) {
+      x[j] = logits[j];
+      if (softcap > 0) {
+        x[j] = static_cast<float>(softcap * std::tanh(static_cast<double>(x[j]) / softcap));
+        cap_error = 8 * 0x1.0p-24 * softcap;
+      }
+      if (!bias.empty()) x[j] += bias[j];
+      top = std::max(top, x[j]);
+    }
+    if (top == -kInfinity) {
+      for (size_t j = 0; j < n; ++j) ASSERT_EQ(s[j], 0.0f);
+      ASSERT_EQ(factor, 1.0f);
+      ASSERT_EQ(state->m, -kInfinity);
+      ASSERT_EQ(state->l, before.l);
+      return;
+    }
+    ASSERT_NEAR(state->m, top, cap_error);
+    const double error = kExpError + 2 * cap_error;
+    double sum = 0;
+    for (size_t j = 0; j < n; ++j) {
+      const double want = std::exp(static_cast<double>(x[j] - top));
+      ASSERT_NEAR(s[j], want, want * error + kUnderflow) << "n " << n << " j " << j;
+      if (x[j] == -kInfinity) {
+        ASSERT_EQ(s[j], 0.0f);
+      }
+      sum += want;
+    }
+    const double want_factor = std::exp(static_cast<double>(before.m - top));
+    ASSERT_NEAR(factor, want_factor, want_factor * error + kUnderflow);
+    if (before.m == top) {
+      ASSERT_EQ(factor, 1.0f);
+    }
+    sum += before.l * want_factor;
+    ASSERT_NEAR(state->l, sum, sum * (error + (n + 2) * 0x1.0p-24) + kUnderflow * (n + 1));
+  }
+};
+
+TEST_P(SoftmaxTest, EveryLengthWithBiasCapAndState) {
+  SplitMix64 random(3);
+  for (const float softcap : {0.0f, 30.0f}) {
+    for (const bool biased : {false, true}) {
+      State state;
+      for (size_t n = 0; n <= 130; ++n) {
+        if (n % 10 == 0) state = State();
+        std::vector<float> s(n);
+        std::vector<float> bias(biased ? n : 0);
+        for (float& v : s) v = static_cast<float>(8 * random.Normal());
+        for (float& v : bias) {
+          v = random.Next() % 3 == 0 ? -kInfinity : static_cast<float>(random.Normal());
+        }
+        Check(s, bias, softcap, &state);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(SoftmaxTest, MaskedBlocks) {
+  for (const size_t n : {1, 7, 16, 40, 64}) {
+    State state;
+    const std::vector<float> hidden(n, -kInfinity);
+    const std::vector<float> seen(n, 1.5f);
+    Check(hidden, {}, 0.0f, &state);  // nothing seen yet
+    Check(seen, hidden, 0.0f, &state);
+    Check(seen, hidden, 20.0f, &state);
+    Check(seen, {}, 0.0f, &state);
+    Check(hidden, {}, 0.0f, &state);  // nothing new: the state stays
+    Check(seen, hidden, 0.0f, &state);
+    std::vector<float> last = hidden;
+    last.back() = 3.0f;
+    Check(last, {}, 0.0f, &state);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(SoftmaxTest, HugeValues) {
+  for (const size_t n : {5, 16, 37}) {
+    for (const float huge : {1e4f, 1e30f, 3e38f}) {
+      State state;
+      std::vector<float> s(n);
+      for (size_t j = 0; j < n; ++j) s[j] = j % 3 == 0 ? huge : j % 3 == 1 ? -huge : 0.0f;
+      Check(s, {}, 0.0f, &state);
+      Check(s, {}, 50.0f, &state);
+      Check(std::vector<float>(n, -huge), {}, 0.0f, &state);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(SoftmaxTest, ExponentialSweep) {
+  std::vector<float> s;
+  for (double x = -88.5; x <= 0; x += 1e-3 + 1e-7) s.push_back(static_cast<float>(x));
+  for (double x = 1e-30; x < 1; x *= 1.37) s.push_back(static_cast<float>(-x));
+  for (const float x : {-1e2f, -1e3f, -1e10f, -3e38f, -kInfinity, -0.0f, 0.0f}) s.push_back(x);
+  State state;
+  Check(s, {}, 0.0f, &state);
+}
+
+// With one logit the new maximum is the capped logit itself.
+TEST_P(SoftmaxTest, CapIsRelativelyAccurate) {
+  for (const float softcap : {1.0f, 30.0f}) {
+    for (double x = 1e-20; x < 1e6; x *= 1.01) {
+      for (const double sign : {-1.0, 1.0}) {
+        float s = static_cast<float>(sign * x);
+        const double want = softcap * std::tanh(static_cast<double>(s) / softcap);
+        State state;
+        GetParam()->softmax(&s, 1, nullptr, softcap, &state.m, &state.l);
+        ASSERT_NEAR(state.m, want, 4e-7 * std::fabs(want)) << x;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tables, SoftmaxTest, testing::ValuesIn(AvailableTables()), TableName);
+
+}  // namespace
+}  // namespace turboquant
