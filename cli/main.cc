@@ -98,6 +98,11 @@ int Main(int argc, char** argv) {
     std::fputs(app.help().c_str(), stdout);
     return turboquant::kExitOk;
   }
+  const auto is_named = [&own](const CLI::App* command) { return command->get_name() == own[0]; };
+  if (!own.empty() && own[0][0] != '-' && app.get_subcommands(is_named).empty()) {
+    turboquant::PrintError("unknown command '" + own[0] + "'; the commands are run and doctor");
+    return turboquant::kExitUsage;
+  }
   try {
     std::vector<std::string> reversed(own.rbegin(), own.rend());
     app.parse(reversed);
