@@ -7,7 +7,7 @@
 //   scale = <y, c> / <c, c>, c = the row's centroids: the least-squares scale, rounded to fp16
 //   decode: y~_i = scale * centroid[code_i]
 // A row whose energy is zero, not finite or beyond float stores zero codes of scale +0 and decodes
-// to zeros; encode says so by returning false for the non-finite case. |scale| is clamped to 65504.
+// to zeros; encode says so by returning false for the last two. |scale| is clamped to 65504.
 #ifndef TURBOQUANT_CODEC_SCALAR_CODEC_H_
 #define TURBOQUANT_CODEC_SCALAR_CODEC_H_
 
@@ -73,7 +73,7 @@ TQ_HD inline int NearestCode(int bits, float u) {
 }
 
 // Encodes one rotated row y[d]; writes CodeBytes and the fp16 scale. Returns false if y has NaN or
-// Inf (the row is then stored as zeros).
+// Inf or its energy is beyond float (the row is then stored as zeros).
 TQ_HD inline bool EncodeRotatedRow(int bits, const float* y, int d, uint8_t* codes,
                                    uint16_t* scale) {
   const int code_bytes = bits * d / 8;

@@ -29,6 +29,10 @@ TEST(Format, NamesParseBack) {
     ASSERT_TRUE(parsed.ok());
     EXPECT_EQ(parsed.value(), f);
   }
+  EXPECT_EQ(FormatName(Format::kF16), "f16");
+  EXPECT_EQ(FormatName(Format::kTurbo2), "turbo2");
+  EXPECT_EQ(FormatName(Format::kTurbo3), "turbo3");
+  EXPECT_EQ(FormatName(Format::kTurbo4), "turbo4");
   EXPECT_EQ(FormatName(static_cast<Format>(9)), "unknown");
 }
 
