@@ -31,8 +31,8 @@ LAYERS = {
     "math/": ["base/", "math/"],
     "codec/": ["base/", "math/", "codec/"],
     API: BELOW_KERNELS,
-    # Names the tables that kernel_api.h declares, and no more.
-    "kernels/dispatch.cc": BELOW_KERNELS + [API],
+    # Takes the address of every table, runs none before the CPU was asked.
+    "kernels/dispatch.cc": BELOW_KERNELS + [API, "kernels/cpu/cpu_tables.h"],
     "kernels/scalar/": BELOW_KERNELS + [API, "kernels/scalar/"],
     "kernels/cpu/": BELOW_KERNELS + [API, "kernels/cpu/"],
     "kernels/cuda/": BELOW_KERNELS + [API, "kernels/cuda/"],
