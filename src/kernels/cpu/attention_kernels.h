@@ -21,6 +21,23 @@ constexpr int kTileTokens = 2 * kLanes;
 TQ_INLINE int Smaller(int a, int b) { return a < b ? a : b; }
 TQ_INLINE int Larger(int a, int b) { return a > b ? a : b; }
 
+// Rows of block `b` when `rows` are spread evenly over the fewest blocks.
+TQ_INLINE int BlockSize(int rows, int blocks, int b) {
+  return rows / blocks + (b < rows % blocks ? 1 : 0);
+}
+
+// Asks for the code bytes of `rows` rows from row `first` on. Blocks of a cache are mostly visited
+// in order, and the hardware's own prefetcher starts too late for the short runs of one call. A
+// prefetch never faults, so `first` may lie behind the last row.
+TQ_INLINE void PrefetchRows(const uint8_t* codes, size_t stride, int first, int rows) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(codes) + static_cast<size_t>(first) * stride;
+  const uintptr_t end = begin + static_cast<size_t>(rows) * stride;
+  for (uintptr_t line = begin; line < end; line += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T0);
+  }
+}
+constexpr int kPrefetchDistance = 64;  // rows
+
 // ---- coded scores ----
 
 // The turned code bytes of a tile: column c holds dword c of every token's code bytes.
@@ -106,10 +123,10 @@ TQ_INLINE void ScoreNibbles(const Table& centroids, const IntVec (&word)[kGroups
   }
 }
 
-// out[r * ld + j] for kRows query rows and `count` tokens of the tile, from token `first` on.
+// out[r * ld + j] for kRows query rows and the first `count` tokens of the tile.
 template <int kBits, int kRows, int kGroups>
-void ScoreTile(const CodeTile& tile, const float* scales, int d, const float* q, int first,
-               int count, float* out, int ld) {
+void ScoreTile(const CodeTile& tile, const float* scales, int d, const float* q, int count,
+               float* out, int ld) {
   // Enough independent sums to hide the latency of the multiply-add.
   constexpr int kChains = kRows * kGroups <= kRegisters / 4 ? 2 : 1;
   const Table centroids = LoadTable<kBits>(CentroidsOf<kBits>());
@@ -125,7 +142,7 @@ void ScoreTile(const CodeTile& tile, const float* scales, int d, const float* q,
   if constexpr (kBits == 4) {
     for (int c = 0; c < d / 8; ++c) {
       IntVec word[kGroups];
-      for (int g = 0; g < kGroups; ++g) word[g] = LoadInt(tile.column[c] + first + g * kLanes);
+      for (int g = 0; g < kGroups; ++g) word[g] = LoadInt(tile.column[c] + g * kLanes);
       ScoreNibbles<kBits>(centroids, word, q + 4 * c, row, far, sum);
     }
   } else {
@@ -136,7 +153,7 @@ void ScoreTile(const CodeTile& tile, const float* scales, int d, const float* q,
       IntVec even[kGroups];
       IntVec odd[kGroups];
       for (int g = 0; g < kGroups; ++g) {
-        even[g] = LoadInt(tile.column[c] + first + g * kLanes);
+        even[g] = LoadInt(tile.column[c] + g * kLanes);
         odd[g] = ShiftRight<2>(even[g]);
       }
       if constexpr (kBits == 3) {
@@ -147,7 +164,7 @@ void ScoreTile(const CodeTile& tile, const float* scales, int d, const float* q,
         // Each high bit beside its two low ones, as in LoadIndices.
         for (int g = 0; g < kGroups; ++g) {
           const IntVec high =
-              ShiftRightBy(LoadInt(tile.column[high_column] + first + g * kLanes), high_shift);
+              ShiftRightBy(LoadInt(tile.column[high_column] + g * kLanes), high_shift);
           even[g] = SelectBits<0x44444444>(ShiftLeft<2>(high), even[g]);
           odd[g] = SelectBits<0x44444444>(high, odd[g]);
         }
@@ -161,7 +178,7 @@ void ScoreTile(const CodeTile& tile, const float* scales, int d, const float* q,
     for (int g = 0; g < kGroups; ++g) {
       FloatVec s = sum[r][g][0];
       if constexpr (kChains == 2) s = Add(s, sum[r][g][1]);
-      s = Mul(s, Load(scales + first + g * kLanes));
+      s = Mul(s, Load(scales + g * kLanes));
       float* to = out + static_cast<ptrdiff_t>(r) * ld + g * kLanes;
       const int lanes = Smaller(count - g * kLanes, kLanes);
       if (lanes == kLanes) {
@@ -173,16 +190,20 @@ void ScoreTile(const CodeTile& tile, const float* scales, int d, const float* q,
   }
 }
 
-// kRows rows over both groups of a tile, together where the registers allow it.
-template <int kBits, int kRows>
-TQ_INLINE void ScoreTileRows(const CodeTile& tile, const float* scales, int d, const float* q,
-                             int count, float* out, int ld) {
-  if (count <= kLanes) return ScoreTile<kBits, kRows, 1>(tile, scales, d, q, 0, count, out, ld);
-  if constexpr (2 * kRows <= kRegisters / 2) {
-    ScoreTile<kBits, kRows, 2>(tile, scales, d, q, 0, count, out, ld);
+// Query rows whose sums over both groups of a tile fit half the registers.
+constexpr int kScoreRows = kRegisters / 4;
+
+template <int kBits, int kRows = kScoreRows>
+TQ_INLINE void ScoreTileRows(int rows, const CodeTile& tile, const float* scales, int d,
+                             const float* q, int count, float* out, int ld) {
+  if (rows != kRows) {
+    if constexpr (kRows > 1) {
+      ScoreTileRows<kBits, kRows - 1>(rows, tile, scales, d, q, count, out, ld);
+    }
+  } else if (count > kLanes) {
+    ScoreTile<kBits, kRows, 2>(tile, scales, d, q, count, out, ld);
   } else {
-    ScoreTile<kBits, kRows, 1>(tile, scales, d, q, 0, kLanes, out, ld);
-    ScoreTile<kBits, kRows, 1>(tile, scales, d, q, kLanes, count - kLanes, out + kLanes, ld);
+    ScoreTile<kBits, kRows, 1>(tile, scales, d, q, count, out, ld);
   }
 }
 
@@ -190,44 +211,23 @@ template <int kBits>
 void CodedScoresOf(const CodedRows& k, const float* q, int rows, int n, float* out, int ld) {
   const int d = k.head_dim;
   const size_t stride = static_cast<size_t>(kBits * d / 8);
+  const int blocks = (rows + kScoreRows - 1) / kScoreRows;
   CodeTile tile;
   alignas(64) float scales[kTileTokens];
   for (int j = 0; j < n; j += kTileTokens) {
     const int count = Smaller(n - j, kTileTokens);
+    PrefetchRows(k.codes, stride, j + kPrefetchDistance, count);
     TurnCodes<kBits>(k.codes + j * stride, stride, d, count, &tile);
     for (int g = 0; g * kLanes < count; ++g) {
       const uint16_t* from = k.scales + j + g * kLanes;
       const int lanes = Smaller(count - g * kLanes, kLanes);
       Store(scales + g * kLanes, lanes == kLanes ? HalfLoad(from) : HalfLoadFirst(from, lanes));
     }
-    for (int r = 0; r < rows; r += 8) {
-      const float* qr = q + static_cast<size_t>(r) * d;
-      float* to = out + static_cast<size_t>(r) * ld + j;
-      switch (Smaller(rows - r, 8)) {
-        case 1:
-          ScoreTileRows<kBits, 1>(tile, scales, d, qr, count, to, ld);
-          break;
-        case 2:
-          ScoreTileRows<kBits, 2>(tile, scales, d, qr, count, to, ld);
-          break;
-        case 3:
-          ScoreTileRows<kBits, 3>(tile, scales, d, qr, count, to, ld);
-          break;
-        case 4:
-          ScoreTileRows<kBits, 4>(tile, scales, d, qr, count, to, ld);
-          break;
-        case 5:
-          ScoreTileRows<kBits, 5>(tile, scales, d, qr, count, to, ld);
-          break;
-        case 6:
-          ScoreTileRows<kBits, 6>(tile, scales, d, qr, count, to, ld);
-          break;
-        case 7:
-          ScoreTileRows<kBits, 7>(tile, scales, d, qr, count, to, ld);
-          break;
-        default:
-          ScoreTileRows<kBits, 8>(tile, scales, d, qr, count, to, ld);
-      }
+    for (int b = 0, r = 0; b < blocks; ++b) {
+      const int size = BlockSize(rows, blocks, b);
+      ScoreTileRows<kBits>(size, tile, scales, d, q + static_cast<size_t>(r) * d, count,
+                           out + static_cast<size_t>(r) * ld + j, ld);
+      r += size;
     }
   }
 }
@@ -291,11 +291,6 @@ TQ_INLINE void DenseScoreRows(int rows, const Panel& panel, int depth, const flo
   if constexpr (kRows > 1) {
     DenseScoreRows<kGroups, kRows - 1>(rows, panel, depth, q, d, first, count, out, ld);
   }
-}
-
-// Rows of block `b` when `rows` are spread evenly over the fewest blocks.
-TQ_INLINE int BlockSize(int rows, int blocks, int b) {
-  return rows / blocks + (b < rows % blocks ? 1 : 0);
 }
 
 void DenseScoresKernel(const float* x, int d, const float* q, int rows, int n, float* out, int ld) {
@@ -397,9 +392,9 @@ void DenseAccumulateKernel(const float* x, int d, const float* p, int ld, int ro
 constexpr int kBlockTokens = 128;
 constexpr int kMaxSumRows = 8;
 
-// Query rows whose sums of one chunk fit the registers.
+// Query rows whose sums of one chunk fit the registers, beside the centroids and their table.
 template <int kBits>
-constexpr int kSumRows = kRegisters / (kBits == 4 ? 4 : 5);
+constexpr int kSumRows = kRegisters == 32 ? (kBits == 4 ? 8 : 6) : kBits;
 
 // A run of tokens, [begin, end) of a block, that some weight is not zero for.
 struct Span {
@@ -510,6 +505,7 @@ void CodedAccumulateOf(const CodedRows& v, const float* p, int ld, int rows, int
   BlockWeights w;
   for (int j = 0; j < n; j += kBlockTokens) {
     const int count = Smaller(n - j, kBlockTokens);
+    PrefetchRows(v.codes, stride, j + count, Smaller(count, kPrefetchDistance));
     for (int b = 0, r = 0; b < blocks; ++b) {
       const int size = BlockSize(rows, blocks, b);
       LoadWeights(v.scales + j, p + static_cast<size_t>(r) * ld + j, ld, size, count, &w);

@@ -1,0 +1,402 @@
+// Kernel speed, per table: kernel_bench --benchmark_filter='avx512/.*d64'
+//
+// Names are kernel/table/shape. Counters: "cycles/row" (or /value) at the clock this program
+// measures on its own core, rows/s, GFLOP/s and, for the dense kernels, the share of this core's
+// measured multiply-add peak. f16_* are contenders: the same work over a plain f16 cache, converted
+// in the loop, compiled for the same instruction set.
+#include <benchmark/benchmark.h>
+#include <time.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "base/fp16.h"
+#include "base/rng.h"
+#include "kernels/kernel_api.h"
+#include "math/rotation.h"
+
+#if defined(__x86_64__)
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own AVX-512 headers pass deliberately undefined registers (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <immintrin.h>
+#endif
+
+namespace turboquant {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Seconds(Clock::duration t) { return std::chrono::duration<double>(t).count(); }
+
+// A chain of dependent additions, one a cycle, gives the clock of the core.
+double MeasureHertz() {
+  double best = 0;
+  for (int round = 0; round < 20; ++round) {
+    constexpr int kSteps = 1 << 20;
+    uint64_t x = 1;
+    const auto start = Clock::now();
+    for (int i = 0; i < kSteps; ++i) {
+      x += 3;
+      asm volatile("" : "+r"(x));
+    }
+    best = std::max(best, kSteps / Seconds(Clock::now() - start));
+  }
+  return best;
+}
+
+double Hertz() {
+  static const double hertz = MeasureHertz();
+  return hertz;
+}
+
+#if defined(__x86_64__)
+
+// Twelve independent multiply-adds from registers: the roof of the dense kernels. In assembler,
+// because a compiler may keep the sums in memory.
+#define TQ_FMA(r, i) "vfmadd231ps %%" r "15, %%" r "15, %%" r i "\n\t"
+#define TQ_SIX_FMA(r, a, b, c, d, e, f) \
+  TQ_FMA(r, a) TQ_FMA(r, b) TQ_FMA(r, c) TQ_FMA(r, d) TQ_FMA(r, e) TQ_FMA(r, f)
+#define TQ_TWELVE_FMA(r) \
+  TQ_SIX_FMA(r, "0", "1", "2", "3", "4", "5") TQ_SIX_FMA(r, "6", "7", "8", "9", "10", "11")
+#define TQ_CLOBBERS                                                                        \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
+      "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+
+double MeasurePeak(int lanes) {
+  constexpr int kSteps = 1 << 16;
+  double best = 0;
+  for (int round = 0; round < 20; ++round) {
+    asm volatile("vzeroall" ::: TQ_CLOBBERS);
+    const auto start = Clock::now();
+    if (lanes == 16) {
+      for (int i = 0; i < kSteps; ++i) asm volatile(TQ_TWELVE_FMA("zmm")::: TQ_CLOBBERS);
+    } else {
+      for (int i = 0; i < kSteps; ++i) asm volatile(TQ_TWELVE_FMA("ymm")::: TQ_CLOBBERS);
+    }
+    best = std::max(best, 2.0 * 12 * lanes * kSteps / Seconds(Clock::now() - start));
+  }
+  return best;
+}
+
+// The f16 contender: scores of a plain f16 cache, one row of K against all query rows.
+template <int kRows>
+__attribute__((target("avx512f"))) void F16Scores512(const uint16_t* k, int d, const float* q,
+                                                     int n, float* out, int ld) {
+  for (int j = 0; j < n; ++j) {
+    __m512 sum[kRows];
+    for (int r = 0; r < kRows; ++r) sum[r] = _mm512_setzero_ps();
+    for (int i = 0; i < d; i += 16) {
+      const __m512 x =
+          _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(k + j * d + i)));
+      for (int r = 0; r < kRows; ++r) {
+        sum[r] = _mm512_fmadd_ps(x, _mm512_loadu_ps(q + r * d + i), sum[r]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) out[r * ld + j] = _mm512_reduce_add_ps(sum[r]);
+  }
+}
+
+// Its weighted sum, 32 coordinates at a time.
+template <int kRows>
+__attribute__((target("avx512f"))) void F16Accumulate512(const uint16_t* v, int d, const float* p,
+                                                         int ld, int n, float* o) {
+  for (int i = 0; i < d; i += 32) {
+    __m512 sum[kRows][2];
+    for (int r = 0; r < kRows; ++r) {
+      for (int h = 0; h < 2; ++h) sum[r][h] = _mm512_loadu_ps(o + r * d + i + 16 * h);
+    }
+    for (int j = 0; j < n; ++j) {
+      const uint16_t* row = v + j * d + i;
+      const __m512 x0 = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row)));
+      const __m512 x1 =
+          _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + 16)));
+      for (int r = 0; r < kRows; ++r) {
+        const __m512 w = _mm512_set1_ps(p[r * ld + j]);
+        sum[r][0] = _mm512_fmadd_ps(w, x0, sum[r][0]);
+        sum[r][1] = _mm512_fmadd_ps(w, x1, sum[r][1]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int h = 0; h < 2; ++h) _mm512_storeu_ps(o + r * d + i + 16 * h, sum[r][h]);
+    }
+  }
+}
+
+#endif  // __x86_64__
+
+double PeakFlops(const KernelTable& table) {
+#if defined(__x86_64__)
+  if (table.name == "avx512") {
+    static const double peak = MeasurePeak(16);
+    return peak;
+  }
+  if (table.name == "avx2") {
+    static const double peak = MeasurePeak(8);
+    return peak;
+  }
+#endif
+  return 0;
+}
+
+// Processor time of the calling thread since construction: other load on the machine does not
+// count.
+class Stopwatch {
+ public:
+  Stopwatch() : start_(Now()) {}
+  double seconds() const { return Now() - start_; }
+
+ private:
+  static double Now() {
+    timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+  }
+  double start_;
+};
+
+// Runs `work` as the benchmark loop and reports what `units` of work an iteration cost.
+template <typename Work>
+double Loop(benchmark::State& state, const Work& work) {
+  const Stopwatch watch;
+  for (auto _ : state) {
+    work();
+    benchmark::ClobberMemory();
+  }
+  return watch.seconds() / static_cast<double>(state.iterations());
+}
+
+template <typename Work>
+void LoopRows(benchmark::State& state, double rows, const Work& work) {
+  const double seconds = Loop(state, work);
+  state.counters["cycles/row"] = seconds * Hertz() / rows;
+  state.counters["rows/s"] = rows / seconds;
+}
+
+template <typename Work>
+void LoopFlops(benchmark::State& state, const KernelTable& table, double flops, const Work& work) {
+  const double seconds = Loop(state, work);
+  state.counters["GFLOP/s"] = flops / seconds * 1e-9;
+  if (const double peak = PeakFlops(table); peak > 0) {
+    state.counters["% of peak"] = 100 * flops / seconds / peak;
+  }
+}
+
+std::vector<float> RandomFloats(size_t n) {
+  SplitMix64 random(n);
+  std::vector<float> x(n);
+  for (float& v : x) v = static_cast<float>(random.Normal());
+  return x;
+}
+
+// A cache of kCacheRows rows, walked kBlock rows a call: the codes come from the second-level cache
+// (or from memory, with many rows), as in a decode step.
+constexpr int kBlock = 64;
+
+struct Coded {
+  Coded(const KernelTable& table, int bits, int d, int rows)
+      : bits(bits), d(d), rows(rows), stride(static_cast<size_t>(bits * d / 8)) {
+    codes.resize(stride * rows);
+    scales.resize(rows);
+    const Rotation rotation(d, 1);
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(d) * 64);
+    for (int j = 0; j < rows; ++j) {
+      table.encode(bits, rotation.view(), x.data() + (j % 64) * d, nullptr,
+                   codes.data() + j * stride, &scales[j]);
+    }
+  }
+  CodedRows At(int j) const { return {bits, d, codes.data() + j * stride, scales.data() + j}; }
+
+  int bits;
+  int d;
+  int rows;
+  size_t stride;
+  std::vector<uint8_t> codes;
+  std::vector<uint16_t> scales;
+};
+
+void Encode(benchmark::State& state, const KernelTable& table, int bits, int d) {
+  const Rotation rotation(d, 1);
+  const std::vector<float> x = RandomFloats(static_cast<size_t>(d) * 64);
+  const std::vector<float> mean = RandomFloats(d);
+  std::vector<uint8_t> codes(static_cast<size_t>(d));
+  uint16_t scale;
+  int j = 0;
+  LoopRows(state, 1, [&] {
+    benchmark::DoNotOptimize(
+        table.encode(bits, rotation.view(), x.data() + j * d, mean.data(), codes.data(), &scale));
+    j = (j + 1) % 64;
+  });
+}
+
+void Scores(benchmark::State& state, const KernelTable& table, int bits, int d, int rows,
+            int cache_rows) {
+  const Coded k(table, bits, d, cache_rows);
+  const std::vector<float> q = RandomFloats(static_cast<size_t>(rows) * d);
+  std::vector<float> out(static_cast<size_t>(rows) * kBlock);
+  int j = 0;
+  LoopRows(state, kBlock, [&] {
+    table.coded_scores(k.At(j), q.data(), rows, kBlock, out.data(), kBlock);
+    j = (j + kBlock) % cache_rows;
+  });
+}
+
+void Accumulate(benchmark::State& state, const KernelTable& table, int bits, int d, int rows,
+                int cache_rows) {
+  const Coded v(table, bits, d, cache_rows);
+  std::vector<float> p = RandomFloats(static_cast<size_t>(rows) * kBlock);
+  std::vector<float> o(static_cast<size_t>(rows) * d);
+  int j = 0;
+  LoopRows(state, kBlock, [&] {
+    table.coded_accumulate(v.At(j), p.data(), kBlock, rows, kBlock, o.data());
+    j = (j + kBlock) % cache_rows;
+  });
+}
+
+#if defined(__x86_64__)
+void F16Scores(benchmark::State& state, int d, int rows, int cache_rows) {
+  const std::vector<uint16_t> k(static_cast<size_t>(d) * cache_rows, 0x3C00);
+  const std::vector<float> q = RandomFloats(static_cast<size_t>(rows) * d);
+  std::vector<float> out(static_cast<size_t>(rows) * kBlock);
+  int j = 0;
+  LoopRows(state, kBlock, [&] {
+    const uint16_t* at = k.data() + static_cast<size_t>(j) * d;
+    if (rows == 3) F16Scores512<3>(at, d, q.data(), kBlock, out.data(), kBlock);
+    if (rows == 4) F16Scores512<4>(at, d, q.data(), kBlock, out.data(), kBlock);
+    j = (j + kBlock) % cache_rows;
+  });
+}
+
+void F16Accumulate(benchmark::State& state, int d, int rows, int cache_rows) {
+  const std::vector<uint16_t> v(static_cast<size_t>(d) * cache_rows, 0x3C00);
+  const std::vector<float> p = RandomFloats(static_cast<size_t>(rows) * kBlock);
+  std::vector<float> o(static_cast<size_t>(rows) * d);
+  int j = 0;
+  LoopRows(state, kBlock, [&] {
+    const uint16_t* at = v.data() + static_cast<size_t>(j) * d;
+    if (rows == 3) F16Accumulate512<3>(at, d, p.data(), kBlock, kBlock, o.data());
+    if (rows == 4) F16Accumulate512<4>(at, d, p.data(), kBlock, kBlock, o.data());
+    j = (j + kBlock) % cache_rows;
+  });
+}
+#endif
+
+void Softmax(benchmark::State& state, const KernelTable& table, int n, bool biased) {
+  const std::vector<float> logits = RandomFloats(n);
+  const std::vector<float> bias(n, 0.0f);
+  std::vector<float> s(n);
+  const double seconds = Loop(state, [&] {
+    std::copy(logits.begin(), logits.end(), s.begin());
+    float m = -1e30f;
+    float l = 0;
+    table.softmax(s.data(), n, biased ? bias.data() : nullptr, 0.0f, &m, &l);
+    benchmark::DoNotOptimize(l);
+  });
+  state.counters["ns/value"] = seconds * 1e9 / n;
+  state.counters["cycles/value"] = seconds * Hertz() / n;
+}
+
+void DenseScores(benchmark::State& state, const KernelTable& table, int d, int rows, int n) {
+  const std::vector<float> x = RandomFloats(static_cast<size_t>(n) * d);
+  const std::vector<float> q = RandomFloats(static_cast<size_t>(rows) * d);
+  std::vector<float> out(static_cast<size_t>(rows) * n);
+  LoopFlops(state, table, 2.0 * d * rows * n,
+            [&] { table.dense_scores(x.data(), d, q.data(), rows, n, out.data(), n); });
+}
+
+void DenseAccumulate(benchmark::State& state, const KernelTable& table, int d, int rows, int n) {
+  const std::vector<float> x = RandomFloats(static_cast<size_t>(n) * d);
+  const std::vector<float> p = RandomFloats(static_cast<size_t>(rows) * n);
+  std::vector<float> o(static_cast<size_t>(rows) * d);
+  LoopFlops(state, table, 2.0 * d * rows * n,
+            [&] { table.dense_accumulate(x.data(), d, p.data(), n, rows, n, o.data()); });
+}
+
+template <typename... Args>
+void Register(const std::string& name, Args... args) {
+  benchmark::RegisterBenchmark(name.c_str(), args...);
+}
+
+void RegisterTable(const KernelTable& table) {
+  constexpr int kCached = 4096;       // second-level cache
+  constexpr int kStreamed = 1 << 21;  // memory
+  std::string name = "/";
+  name += table.name;
+  for (const int bits : {2, 3, 4}) {
+    for (const int d : {64, 128}) {
+      const std::string shape = name + "/turbo" + std::to_string(bits) + "/d" + std::to_string(d);
+      Register("encode" + shape, [=, &table](benchmark::State& s) { Encode(s, table, bits, d); });
+      for (const int rows : {1, 3, 4, 8}) {
+        const std::string full = shape + "/rows" + std::to_string(rows);
+        Register("scores" + full,
+                 [=, &table](benchmark::State& s) { Scores(s, table, bits, d, rows, kCached); });
+        Register("accumulate" + full, [=, &table](benchmark::State& s) {
+          Accumulate(s, table, bits, d, rows, kCached);
+        });
+      }
+      if (table.name == "scalar") continue;
+      Register("scores" + shape + "/rows3/streamed",
+               [=, &table](benchmark::State& s) { Scores(s, table, bits, d, 3, kStreamed); });
+      Register("accumulate" + shape + "/rows3/streamed",
+               [=, &table](benchmark::State& s) { Accumulate(s, table, bits, d, 3, kStreamed); });
+    }
+  }
+  for (const int n : {64, 256}) {
+    const std::string shape = name + "/n" + std::to_string(n);
+    Register("softmax" + shape, [=, &table](benchmark::State& s) { Softmax(s, table, n, false); });
+    Register("softmax" + shape + "/bias",
+             [=, &table](benchmark::State& s) { Softmax(s, table, n, true); });
+  }
+  for (const int d : {64, 128, 256}) {
+    for (const int rows : {4, 48, 192}) {
+      for (const int n : {64, 256}) {
+        const std::string shape = name + "/d" + std::to_string(d) + "/rows" + std::to_string(rows) +
+                                  "/n" + std::to_string(n);
+        Register("dense_scores" + shape,
+                 [=, &table](benchmark::State& s) { DenseScores(s, table, d, rows, n); });
+        Register("dense_accumulate" + shape,
+                 [=, &table](benchmark::State& s) { DenseAccumulate(s, table, d, rows, n); });
+      }
+    }
+  }
+#if defined(__x86_64__)
+  if (table.name != "avx512") return;
+  for (const int d : {64, 128}) {
+    for (const int rows : {3, 4}) {
+      for (const int cache : {kCached, kStreamed}) {
+        const std::string shape = "/avx512/d" + std::to_string(d) + "/rows" + std::to_string(rows) +
+                                  (cache == kCached ? "" : "/streamed");
+        Register("f16_scores" + shape, [=](benchmark::State& s) { F16Scores(s, d, rows, cache); });
+        Register("f16_accumulate" + shape,
+                 [=](benchmark::State& s) { F16Accumulate(s, d, rows, cache); });
+      }
+    }
+  }
+#endif
+}
+
+}  // namespace
+}  // namespace turboquant
+
+int main(int argc, char** argv) {
+  using turboquant::FindKernels;
+  for (const char* name : {"scalar", "avx2", "avx512"}) {
+    if (FindKernels(name) != nullptr) turboquant::RegisterTable(*FindKernels(name));
+  }
+  benchmark::Initialize(&argc, argv);
+  std::printf("clock %.2f GHz\n", turboquant::Hertz() * 1e-9);
+  if (const turboquant::KernelTable* table = FindKernels("avx512")) {
+    std::printf("avx512 multiply-add peak %.0f GFLOP/s\n", turboquant::PeakFlops(*table) * 1e-9);
+  }
+  if (const turboquant::KernelTable* table = FindKernels("avx2")) {
+    std::printf("avx2 multiply-add peak %.0f GFLOP/s\n", turboquant::PeakFlops(*table) * 1e-9);
+  }
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
