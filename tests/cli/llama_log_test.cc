@@ -70,7 +70,8 @@ TEST(LlamaLog, TakesNothingFromBrokenLines) {
   for (const char* text :
        {"", "turboquant: 30 of", "turboquant: 30 of 30 KV layers compressed (k=turbo4",
         "turboquant: 30 of 30 KV layers compressed (k=turbo4), lots of MiB", "eval time = soon",
-        "prompt eval time = 1 ms", "KV buffer size = ?"}) {
+        "turboquant: 3 of 4 KV layers), 1.0 MiB instead of 2.0 MiB", "prompt eval time = 1 ms",
+        "KV buffer size = ?"}) {
     const LlamaLog log = ParseLlamaLog(text, kPlugin);
     EXPECT_FALSE(log.compression.has_value()) << text;
     EXPECT_FALSE(log.prompt.has_value()) << text;
