@@ -1,4 +1,5 @@
-// Prints src/codec/codebook_tables.inc: the Lloyd-Max codebooks of N(0, 1) for 2, 3 and 4 bits.
+// Prints src/codec/codebook_tables.inc: the Lloyd-Max codebooks of N(0, 1) for 1, 2, 3, 4
+// and 8 bits.
 //
 //   make_codebooks > src/codec/codebook_tables.inc
 //
@@ -34,7 +35,7 @@ int main() {
       "// Lloyd-Max centroids and thresholds of N(0, 1), ascending. Included by codec/codebook.h\n"
       "// alone, which says by TQ_CODEBOOK_TABLE where the tables live.\n"
       "// clang-format off\n");
-  for (int bits = 2; bits <= 4; ++bits) {
+  for (int bits : {1, 2, 3, 4, 8}) {
     const auto book = turboquant::SolveLloydMax(bits, turboquant::kGaussianMarginal);
     if (!book.ok()) {
       std::fprintf(stderr, "make_codebooks: %s\n", book.status().message().c_str());

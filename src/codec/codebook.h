@@ -9,7 +9,7 @@
 
 namespace turboquant {
 
-// Defines kCentroids2/3/4 and kThresholds2/3/4: ascending, unit variance.
+// Defines kCentroids1/2/3/4/8 and kThresholds1/2/3/4/8: ascending, unit variance.
 #define TQ_CODEBOOK_TABLE inline constexpr
 #include "codec/codebook_tables.inc"
 #undef TQ_CODEBOOK_TABLE
@@ -23,14 +23,20 @@ namespace codebook_device {
 }  // namespace codebook_device
 #endif
 
-// 2^bits centroids, ascending. bits in {2, 3, 4}.
+// 2^bits centroids, ascending. bits in {1, 2, 3, 4, 8}.
 TQ_HD inline const float* Centroids(int bits) {
 #ifdef __CUDA_ARCH__
   return bits == 2   ? codebook_device::kCentroids2
          : bits == 3 ? codebook_device::kCentroids3
-                     : codebook_device::kCentroids4;
+         : bits == 4 ? codebook_device::kCentroids4
+         : bits == 1 ? codebook_device::kCentroids1
+                     : codebook_device::kCentroids8;
 #else
-  return bits == 2 ? kCentroids2 : bits == 3 ? kCentroids3 : kCentroids4;
+  return bits == 2   ? kCentroids2
+         : bits == 3 ? kCentroids3
+         : bits == 4 ? kCentroids4
+         : bits == 1 ? kCentroids1
+                     : kCentroids8;
 #endif
 }
 
@@ -39,10 +45,28 @@ TQ_HD inline const float* Thresholds(int bits) {
 #ifdef __CUDA_ARCH__
   return bits == 2   ? codebook_device::kThresholds2
          : bits == 3 ? codebook_device::kThresholds3
-                     : codebook_device::kThresholds4;
+         : bits == 4 ? codebook_device::kThresholds4
+         : bits == 1 ? codebook_device::kThresholds1
+                     : codebook_device::kThresholds8;
 #else
-  return bits == 2 ? kThresholds2 : bits == 3 ? kThresholds3 : kThresholds4;
+  return bits == 2   ? kThresholds2
+         : bits == 3 ? kThresholds3
+         : bits == 4 ? kThresholds4
+         : bits == 1 ? kThresholds1
+                     : kThresholds8;
 #endif
+}
+
+// The codebook of one row: the tables above, or others with the same properties (ascending,
+// symmetric, unit variance, thresholds halfway).
+struct CodebookView {
+  int bits;
+  const float* centroids;   // [2^bits]
+  const float* thresholds;  // [2^bits - 1]
+};
+
+TQ_HD inline CodebookView GaussCodebook(int bits) {
+  return {bits, Centroids(bits), Thresholds(bits)};
 }
 
 }  // namespace turboquant

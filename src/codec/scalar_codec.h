@@ -1,10 +1,11 @@
-// The scalar truth of turbo2 / turbo3 / turbo4: what every SIMD and CUDA kernel must reproduce
-// bit for bit. Inline, host and device.
+// The scalar truth of turbo1 / turbo2 / turbo3 / turbo4 / turbo8: what every SIMD and CUDA kernel
+// must reproduce bit for bit. Inline, host and device. The other codecs are built of its parts.
 //
 // A rotated row y[d] is stored as d codes and one scale:
 //   rms   = sqrt(sum y^2 / d)                      (sums in the fixed 16-lane order of Sum16)
 //   code  = index of the Lloyd-Max cell of N(0,1) that holds y_i / rms
 //   scale = <y, c> / <c, c>, c = the row's centroids: the least-squares scale, rounded to fp16
+//           (other rules: ScaleRule)
 //   decode: y~_i = scale * centroid[code_i]
 // A row whose energy is zero, not finite or beyond float stores zero codes of scale +0 and decodes
 // to zeros; encode says so by returning false for the last two. |scale| is clamped to 65504.
@@ -35,11 +36,16 @@ TQ_HD inline float FoldLanes(float lane[16]) {
 //   2 bits: byte j = code[j] | code[j + d/4] << 2 | ... << 6           (d/4 bytes)
 //   3 bits: the low two bits as the 2-bit layout (d/4 bytes), then the high bits:
 //           byte j = sum over t < 8 of high[j + t d/8] << t            (d/8 bytes)
+//   1 bit:  byte j = sum over t < 8 of code[j + t d/8] << t            (d/8 bytes)
+//   8 bits: byte j = code[j]                                           (d bytes)
+// d is a multiple of 8 (a group of values may be shorter than a row).
 TQ_HD inline int LoadCode(int bits, const uint8_t* codes, int d, int i) {
   if (bits == 4) {
     const int half = d / 2;
     return i < half ? codes[i] & 15 : codes[i - half] >> 4;
   }
+  if (bits == 8) return codes[i];
+  if (bits == 1) return (codes[i % (d / 8)] >> (i / (d / 8))) & 1;
   const int quarter = d / 4;
   int code = (codes[i % quarter] >> (2 * (i / quarter))) & 3;
   if (bits == 3) {
@@ -56,6 +62,14 @@ TQ_HD inline void StoreCode(int bits, uint8_t* codes, int d, int i, int code) {
     codes[i % half] |= static_cast<uint8_t>(code << (i < half ? 0 : 4));
     return;
   }
+  if (bits == 8) {
+    codes[i] |= static_cast<uint8_t>(code);
+    return;
+  }
+  if (bits == 1) {
+    codes[i % (d / 8)] |= static_cast<uint8_t>(code << (i / (d / 8)));
+    return;
+  }
   const int quarter = d / 4;
   codes[i % quarter] |= static_cast<uint8_t>((code & 3) << (2 * (i / quarter)));
   if (bits == 3) {
@@ -65,49 +79,116 @@ TQ_HD inline void StoreCode(int bits, uint8_t* codes, int d, int i, int code) {
 }
 
 // Number of thresholds t with u > t, i.e. a value exactly on a threshold takes the lower cell.
-TQ_HD inline int NearestCode(int bits, float u) {
-  const float* thresholds = Thresholds(bits);
+TQ_HD inline int NearestCode(const CodebookView& book, float u) {
   int code = 0;
-  for (int t = 0; t < (1 << bits) - 1; ++t) code += u > thresholds[t] ? 1 : 0;
+  for (int step = 1 << (book.bits - 1); step > 0; step /= 2) {
+    if (u > book.thresholds[code + step - 1]) code += step;
+  }
   return code;
+}
+
+TQ_HD inline int NearestCode(int bits, float u) { return NearestCode(GaussCodebook(bits), u); }
+
+// What the stored scale s of codes c of a row y is. Only the encoder knows it.
+enum class ScaleRule : uint8_t {
+  kLeastSquares,  // <y,c> / <c,c>: least |y - s c|
+  kNorm,          // |y| / sqrt(d): the paper's (S = 1)
+  kMatched,       // |y| / |c|: the decoded row has the norm of y ("norm correction")
+  kUnbiased,      // |y|^2 / <y,c>: E<q, s c> = <q, y> over random rotations (EDEN)
+};
+
+// From the sums |y|^2, <y,c>, <c,c>, each of them one Sum16 in float.
+TQ_HD inline float FitScale(ScaleRule rule, float energy, float dot, float norm, int d) {
+  switch (rule) {
+    case ScaleRule::kNorm:
+      return sqrtf(energy / static_cast<float>(d));
+    case ScaleRule::kMatched:
+      return sqrtf(energy / norm);
+    case ScaleRule::kUnbiased:
+      return dot > 0.0f ? energy / dot : 0.0f;
+    default:
+      return dot / norm;
+  }
+}
+
+TQ_HD inline uint16_t ScaleToHalf(float s) {
+  return FloatToHalf(s > kHalfMax ? kHalfMax : s < -kHalfMax ? -kHalfMax : s);
+}
+
+TQ_HD inline float Sum16(const float* y, int d) {
+  float lane[16] = {0};
+  for (int i = 0; i < d; ++i) lane[i % 16] = lane[i % 16] + y[i] * y[i];
+  return FoldLanes(lane);
+}
+
+// What a row's energy says: whether it can be coded, and by what its values are divided.
+enum class RowKind : uint8_t {
+  kUsable,
+  kZero,     // no energy, or too little for 1 / rms to be a float: stored as zeros
+  kInvalid,  // NaN, Inf or an energy beyond float: stored as zeros, and reported
+};
+
+struct RowEnergy {
+  RowKind kind;
+  float energy;
+  float inverse_rms;
+};
+
+TQ_HD inline RowEnergy MeasureRow(const float* y, int d) {
+  const float energy = Sum16(y, d);
+  if (!(energy <= 3.4028234e38f)) return {RowKind::kInvalid, 0.0f, 0.0f};
+  if (energy <= 0.0f) return {RowKind::kZero, 0.0f, 0.0f};
+  const float inverse_rms = 1.0f / sqrtf(energy / static_cast<float>(d));
+  if (!(inverse_rms <= 3.4028234e38f)) return {RowKind::kZero, 0.0f, 0.0f};
+  return {RowKind::kUsable, energy, inverse_rms};
+}
+
+// Codes y[n] times inverse_rms into zeroed bytes, and adds <y,c> and <c,c> to the 16 lanes of each
+// sum, term i to lane (first + i) % 16: a row may be coded in parts.
+TQ_HD inline void QuantizeValues(const CodebookView& book, const float* y, int n, int first,
+                                 float inverse_rms, uint8_t* codes, float dot[16],
+                                 float norm[16]) {
+  for (int i = 0; i < n; ++i) {
+    const int code = NearestCode(book, y[i] * inverse_rms);
+    const float c = book.centroids[code];
+    const int lane = (first + i) % 16;
+    dot[lane] = dot[lane] + y[i] * c;
+    norm[lane] = norm[lane] + c * c;
+    StoreCode(book.bits, codes, n, i, code);
+  }
 }
 
 // Encodes one rotated row y[d]; writes CodeBytes and the fp16 scale. Returns false if y has NaN or
 // Inf or its energy is beyond float (the row is then stored as zeros).
-TQ_HD inline bool EncodeRotatedRow(int bits, const float* y, int d, uint8_t* codes,
-                                   uint16_t* scale) {
-  const int code_bytes = bits * d / 8;
+TQ_HD inline bool EncodeRotatedRow(const CodebookView& book, ScaleRule rule, const float* y, int d,
+                                   uint8_t* codes, uint16_t* scale) {
+  const int code_bytes = book.bits * d / 8;
   for (int j = 0; j < code_bytes; ++j) codes[j] = 0;
   *scale = 0;
-  float lane[16] = {0};
-  for (int i = 0; i < d; ++i) lane[i % 16] = lane[i % 16] + y[i] * y[i];
-  const float energy = FoldLanes(lane);
-  if (!(energy <= 3.4028234e38f)) return false;
-  if (energy <= 0.0f) return true;
-  const float inverse_rms = 1.0f / sqrtf(energy / static_cast<float>(d));
-  if (!(inverse_rms <= 3.4028234e38f)) return true;  // below the smallest float: zeros
-  const float* centroids = Centroids(bits);
+  const RowEnergy row = MeasureRow(y, d);
+  if (row.kind != RowKind::kUsable) return row.kind == RowKind::kZero;
   float dot[16] = {0};
   float norm[16] = {0};
-  for (int i = 0; i < d; ++i) {
-    const int code = NearestCode(bits, y[i] * inverse_rms);
-    const float c = centroids[code];
-    dot[i % 16] = dot[i % 16] + y[i] * c;
-    norm[i % 16] = norm[i % 16] + c * c;
-    StoreCode(bits, codes, d, i, code);
-  }
-  float s = FoldLanes(dot) / FoldLanes(norm);
-  if (s > kHalfMax) s = kHalfMax;
-  *scale = FloatToHalf(s);
+  QuantizeValues(book, y, d, 0, row.inverse_rms, codes, dot, norm);
+  *scale = ScaleToHalf(FitScale(rule, row.energy, FoldLanes(dot), FoldLanes(norm), d));
   return true;
 }
 
+TQ_HD inline bool EncodeRotatedRow(int bits, const float* y, int d, uint8_t* codes,
+                                   uint16_t* scale) {
+  return EncodeRotatedRow(GaussCodebook(bits), ScaleRule::kLeastSquares, y, d, codes, scale);
+}
+
 // Decodes one row into rotated coordinates.
+TQ_HD inline void DecodeRotatedRow(const CodebookView& book, const uint8_t* codes, uint16_t scale,
+                                   int d, float* y) {
+  const float s = HalfToFloat(scale);
+  for (int i = 0; i < d; ++i) y[i] = s * book.centroids[LoadCode(book.bits, codes, d, i)];
+}
+
 TQ_HD inline void DecodeRotatedRow(int bits, const uint8_t* codes, uint16_t scale, int d,
                                    float* y) {
-  const float s = HalfToFloat(scale);
-  const float* centroids = Centroids(bits);
-  for (int i = 0; i < d; ++i) y[i] = s * centroids[LoadCode(bits, codes, d, i)];
+  DecodeRotatedRow(GaussCodebook(bits), codes, scale, d, y);
 }
 
 }  // namespace turboquant
