@@ -54,10 +54,13 @@ Problem MakeProblem(int d, SplitMix64* random) {
   for (float& v : problem.q) v = static_cast<float>(random->Normal());
   problem.weights.resize(static_cast<size_t>(kMaxRows) * kMaxTokens);
   for (float& v : problem.weights) v = static_cast<float>(random->Uniform());
-  // Tokens 32..63 and 96..111 weigh nothing: whole groups that a kernel may skip.
+  // Tokens 32..63 weigh nothing, tokens 96..111 for row 0 alone: groups that a kernel may and may
+  // not skip.
   for (int r = 0; r < kMaxRows; ++r) {
     for (int j = 0; j < kMaxTokens; ++j) {
-      if (j / 32 == 1 || j / 16 == 6) problem.weights[static_cast<size_t>(r) * kMaxTokens + j] = 0;
+      if (j / 32 == 1 || (j / 16 == 6 && r > 0)) {
+        problem.weights[static_cast<size_t>(r) * kMaxTokens + j] = 0;
+      }
     }
   }
   return problem;
