@@ -47,7 +47,7 @@ run: build ## Generate text on stock llama.cpp with a compressed KV cache, next 
 	  --kv "$(KV)" -n 160 -c 4096 -p "$(PROMPT)"
 
 test: setup ## Build everything and run all tests
-	$(call configure_and_build,ci,)
+	$(call configure_and_build,ci,-DTURBOQUANT_REQUIRE_HOST=ON)
 	@ctest --preset ci -j $(JOBS)
 
 bench: setup ## Build and run the kernel benchmarks
