@@ -91,12 +91,11 @@ Backend* InitBackend(Device* device, const char* params) {
 // The scheduler asks about every node when it reserves a graph, right after the cache was made:
 // early enough to learn head sizes before the first row, and a good time to report.
 bool SupportsOp(Device* device, const Tensor* node) {
-  if (node->op == A().host.op.flash_attn) {
+  const Ops& op = A().host.op;
+  if (node->op == op.flash_attn || node->op == op.set_rows) {
     try {
       GraphRun::LearnShapes(A().host, node);
-      if (KvTensorOf(node->src[1]) != nullptr || KvTensorOf(node->src[2]) != nullptr) {
-        ReportNewCaches();
-      }
+      if (node->op == op.set_rows && KvTensorOf(node) != nullptr) ReportNewCaches();
     } catch (const std::exception& e) {
       LogError(std::string("head size not learned: ") + e.what());
     }

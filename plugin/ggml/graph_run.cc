@@ -81,6 +81,11 @@ GraphRun::~GraphRun() = default;
 // ---------------------------------------------------------------------------------- planning
 
 void GraphRun::LearnShapes(const Host& host, const Tensor* node) {
+  if (node->op == host.op.set_rows) {  // without flash attention V is written value by value
+    KvTensor* cache = KvTensorOf(node);
+    if (cache != nullptr && node->ne[0] == 1 && cache->width() != 1) cache->set_transposed();
+    return;
+  }
   if (node->op != host.op.flash_attn) return;
   KvTensor* k = KvTensorOf(node->src[1]);
   KvTensor* v = KvTensorOf(node->src[2]);

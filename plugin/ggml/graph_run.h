@@ -25,7 +25,7 @@ class GraphRun {
   // Computes `graph` through `compute`, the backend's own function.
   int Run(Backend* backend, Graph* graph, Compute compute);
 
-  // Learns head sizes from an attention node, before anything is computed.
+  // Learns head sizes from attention and the order of V from writes, before anything is computed.
   static void LearnShapes(const Host& host, const Tensor* node);
 
  private:

@@ -158,10 +158,12 @@ int InitTensor(Buffer* buffer, Tensor* t) {
   }
 }
 
-// State files and copies use two-dimensional row views; anything else wants values.
+// State files and copies use two-dimensional row views, or flat ones of whole rows; anything else
+// wants values.
 bool WantsRows(const Tensor* t, const KvTensor& cache) {
-  return t->view_src == nullptr ||
-         (t->ne[0] == cache.width() && t->ne[2] == 1 && t->ne[3] == 1);
+  if (t->view_src == nullptr) return true;
+  if (t->ne[2] != 1 || t->ne[3] != 1) return false;
+  return t->ne[0] == cache.width() || (t->ne[1] == 1 && t->ne[0] % cache.width() == 0);
 }
 
 size_t RootOffset(const Tensor* t, size_t offset) {

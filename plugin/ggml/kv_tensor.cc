@@ -197,7 +197,6 @@ void KvTensor::EnsureBound(const uint8_t* record) {
 }
 
 void KvTensor::Cleared() {
-  transposed_ = false;
   arriving_.clear();
   std::fill(own_storage_.begin(), own_storage_.end(), 0);
   if (plain_) std::memset(range_, 0, f16_bytes());

@@ -180,11 +180,10 @@ int RowStore::MeanForCell(int cell) {
       return index + 1;
     }
   }
-  // Too few rows, or no room: any mean is exact, the page before has the nearest one.
-  for (int p = page - 1; p >= 0; --p) {
-    if (page_mean_[p] != 0) return page_mean_[p];
-  }
-  return 0;
+  // Too few rows, or no room: any mean is exact, the page before has the nearest one. It stays this
+  // page's, so that a restored page goes on as the saved one would have.
+  for (int p = page - 1; p >= 0 && page_mean_[page] == 0; --p) page_mean_[page] = page_mean_[p];
+  return page_mean_[page];
 }
 
 int RowStore::InstallMean(const int8_t* steps, const uint16_t* step_sizes) {
