@@ -285,13 +285,6 @@ std::string SameBytes(const Bytes& a, const Bytes& b) {
          std::to_string(FirstDifference(a, b));
 }
 
-// The rows of two saved sequences, which may have different sequence ids: those stand in front,
-// with the positions, in 12 bytes a cell.
-std::string SameRows(const Bytes& a, const Bytes& b, int cells) {
-  const size_t front = std::min({a.size(), b.size(), static_cast<size_t>(64 + 12 * cells)});
-  return SameBytes(Bytes(a.begin() + front, a.end()), Bytes(b.begin() + front, b.end()));
-}
-
 // Saves and restores in one process, every way the host has.
 void State(Run* run) {
   const Options& o = run->options;
