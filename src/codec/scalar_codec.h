@@ -115,6 +115,16 @@ TQ_HD inline uint16_t ScaleToHalf(float s) {
   return FloatToHalf(s > kHalfMax ? kHalfMax : s < -kHalfMax ? -kHalfMax : s);
 }
 
+// fp16 in a row, little-endian.
+TQ_HD inline uint16_t LoadHalf(const uint8_t* bytes) {
+  return static_cast<uint16_t>(bytes[0] | (bytes[1] << 8));
+}
+
+TQ_HD inline void StoreHalf(uint16_t half, uint8_t* bytes) {
+  bytes[0] = static_cast<uint8_t>(half & 255);
+  bytes[1] = static_cast<uint8_t>(half >> 8);
+}
+
 TQ_HD inline float Sum16(const float* y, int d) {
   float lane[16] = {0};
   for (int i = 0; i < d; ++i) lane[i % 16] = lane[i % 16] + y[i] * y[i];
@@ -146,8 +156,7 @@ TQ_HD inline RowEnergy MeasureRow(const float* y, int d) {
 // Codes y[n] times inverse_rms into zeroed bytes, and adds <y,c> and <c,c> to the 16 lanes of each
 // sum, term i to lane (first + i) % 16: a row may be coded in parts.
 TQ_HD inline void QuantizeValues(const CodebookView& book, const float* y, int n, int first,
-                                 float inverse_rms, uint8_t* codes, float dot[16],
-                                 float norm[16]) {
+                                 float inverse_rms, uint8_t* codes, float dot[16], float norm[16]) {
   for (int i = 0; i < n; ++i) {
     const int code = NearestCode(book, y[i] * inverse_rms);
     const float c = book.centroids[code];

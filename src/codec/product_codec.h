@@ -1,0 +1,77 @@
+// The scalar truth of turbo2q / turbo3q / turbo4q, the paper's product form (TurboQuant,
+// arXiv 2504.19874, algorithm 2): scalar codes of b - 1 bits, then one bit a coordinate for the
+// residual, a quantised Johnson-Lindenstrauss projection (QJL, arXiv 2406.03482).
+//
+// With y the rotated row, s c its decoded codes (s as stored, rounded to fp16):
+//   r = y - s c        gamma = |r|, rounded to fp16       sigma_i = +1 where (S r)_i > 0, else -1
+//   y~ = s c + gamma k S^T sigma        <q, y>~ = s <q, c> + gamma k <S q, sigma>
+// k makes it unbiased: E over S of k S^T sigma = r / |r|.
+//   S orthogonal, Haar:  k = 1 / (d E|u_1|), u uniform on the sphere
+//                          = sqrt(pi) Gamma((d + 1) / 2) / (d Gamma(d / 2))
+//                          = sqrt(pi / (2 d)) (1 - 1 / (4 d) + ...)
+//   S Gaussian:          k = sqrt(pi / 2) / d          (the paper's)
+// d times the variance of <q, y>~, |q| = 1, |y| = 1, is (pi/2 - 1) D and (pi/2) D, with D the
+// distortion of the b - 1 bit codes. As an orthogonal S serves a second Walsh-Hadamard rotation
+// with its own signs (or a dense one with rotation=haar).
+//
+// Bytes: fp16 s, fp16 gamma, codes of b - 1 bits, signs (bit 1: +1) laid out as 1-bit codes.
+#ifndef TURBOQUANT_CODEC_PRODUCT_CODEC_H_
+#define TURBOQUANT_CODEC_PRODUCT_CODEC_H_
+
+#include <cmath>
+#include <cstdint>
+
+#include "base/fp16.h"
+#include "base/host_device.h"
+#include "codec/scalar_codec.h"
+
+namespace turboquant {
+
+// k of an orthogonal and of a Gaussian S.
+inline float OrthogonalSignFactor(int d) {
+  return static_cast<float>(std::sqrt(3.14159265358979323846) / d *
+                            std::exp(std::lgamma(0.5 * (d + 1)) - std::lgamma(0.5 * d)));
+}
+
+inline float GaussianSignFactor(int d) {
+  return static_cast<float>(std::sqrt(0.5 * 3.14159265358979323846) / d);
+}
+
+// r = y - s c of a row coded as `codes` and `scale`, and its norm as it is stored.
+TQ_HD inline uint16_t ProductResidual(const CodebookView& book, const float* y, int d,
+                                      const uint8_t* codes, uint16_t scale, float* residual) {
+  const float s = HalfToFloat(scale);
+  for (int i = 0; i < d; ++i) {
+    residual[i] = y[i] - s * book.centroids[LoadCode(book.bits, codes, d, i)];
+  }
+  return ScaleToHalf(sqrtf(Sum16(residual, d)));
+}
+
+// The signs of `projected` = S r into zeroed bytes.
+TQ_HD inline void StoreSigns(const float* projected, int d, uint8_t* signs) {
+  for (int i = 0; i < d; ++i) StoreCode(1, signs, d, i, projected[i] > 0.0f ? 1 : 0);
+}
+
+TQ_HD inline float LoadSign(const uint8_t* signs, int d, int i) {
+  return LoadCode(1, signs, d, i) != 0 ? 1.0f : -1.0f;
+}
+
+// <q, sigma>, 16 lanes.
+TQ_HD inline float SignDot(const float* q, const uint8_t* signs, int d) {
+  float lane[16] = {0};
+  for (int i = 0; i < d; ++i) lane[i % 16] = lane[i % 16] + q[i] * LoadSign(signs, d, i);
+  return FoldLanes(lane);
+}
+
+// <q, c>, 16 lanes.
+TQ_HD inline float CodeDot(const CodebookView& book, const float* q, const uint8_t* codes, int d) {
+  float lane[16] = {0};
+  for (int i = 0; i < d; ++i) {
+    lane[i % 16] = lane[i % 16] + q[i] * book.centroids[LoadCode(book.bits, codes, d, i)];
+  }
+  return FoldLanes(lane);
+}
+
+}  // namespace turboquant
+
+#endif  // TURBOQUANT_CODEC_PRODUCT_CODEC_H_
