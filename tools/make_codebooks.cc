@@ -1,5 +1,5 @@
 // Prints src/codec/codebook_tables.inc: the Lloyd-Max codebooks of N(0, 1) for 1, 2, 3, 4
-// and 8 bits.
+// and 8 bits, those of 2, 3 and 4 bits on a byte grid (docs/adr/0005).
 //
 //   make_codebooks > src/codec/codebook_tables.inc
 //
@@ -27,6 +27,15 @@ void PrintTable(const char* name, int bits, const std::vector<double>& values) {
   std::printf("};\n");
 }
 
+// centroid = unit * steps: the bytes of the integer kernels.
+void PrintGrid(int bits, const turboquant::GridCodebook& grid) {
+  std::printf("TQ_CODEBOOK_TABLE signed char kCentroidSteps%d[%zu] = {", bits, grid.steps.size());
+  for (size_t i = 0; i < grid.steps.size(); ++i) {
+    std::printf("%s%d", i == 0 ? "" : ", ", grid.steps[i]);
+  }
+  std::printf("};\nTQ_CODEBOOK_TABLE float kCentroidUnit%d[1] = {%#.9gf};\n", bits, grid.unit);
+}
+
 }  // namespace
 
 int main() {
@@ -36,15 +45,20 @@ int main() {
       "// alone, which says by TQ_CODEBOOK_TABLE where the tables live.\n"
       "// clang-format off\n");
   for (int bits : {1, 2, 3, 4, 8}) {
-    const auto book = turboquant::SolveLloydMax(bits, turboquant::kGaussianMarginal);
-    if (!book.ok()) {
-      std::fprintf(stderr, "make_codebooks: %s\n", book.status().message().c_str());
+    const bool on_grid = bits >= 2 && bits <= 4;
+    const auto optimum = turboquant::SolveLloydMax(bits, turboquant::kGaussianMarginal);
+    const auto grid = turboquant::SolveGridCodebook(on_grid ? bits : 1, turboquant::kGaussianMarginal);
+    if (!optimum.ok() || !grid.ok()) {
+      std::fprintf(stderr, "make_codebooks: %s%s\n", optimum.status().message().c_str(),
+                   grid.status().message().c_str());
       return 1;
     }
-    std::printf("\n// %d bits: distortion %.9f, index entropy %.4f bits.\n", bits,
-                book.value().distortion, book.value().entropy);
-    PrintTable("kCentroids", bits, book.value().centroids);
-    PrintTable("kThresholds", bits, book.value().thresholds);
+    const auto& book = on_grid ? grid.value().book : optimum.value();
+    std::printf("\n// %d bits: distortion %.9f (optimum %.9f), index entropy %.4f bits.\n", bits,
+                book.distortion, optimum.value().distortion, book.entropy);
+    PrintTable("kCentroids", bits, book.centroids);
+    PrintTable("kThresholds", bits, book.thresholds);
+    if (on_grid) PrintGrid(bits, grid.value());
   }
   std::printf("// clang-format on\n");
   return 0;

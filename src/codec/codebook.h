@@ -9,7 +9,9 @@
 
 namespace turboquant {
 
-// Defines kCentroids1/2/3/4/8 and kThresholds1/2/3/4/8: ascending, unit variance.
+// Defines kCentroids1/2/3/4/8 and kThresholds1/2/3/4/8: ascending, unit variance. Those of 2, 3
+// and 4 bits lie on a byte grid, kCentroids = kCentroidUnit * kCentroidSteps (|steps| <= 126), so
+// that integer kernels are exact and not an approximation of the format (docs/adr/0005).
 #define TQ_CODEBOOK_TABLE inline constexpr
 #include "codec/codebook_tables.inc"
 #undef TQ_CODEBOOK_TABLE
@@ -54,6 +56,27 @@ TQ_HD inline const float* Thresholds(int bits) {
          : bits == 4 ? kThresholds4
          : bits == 1 ? kThresholds1
                      : kThresholds8;
+#endif
+}
+
+// centroid = CentroidUnit(bits) * CentroidSteps(bits)[code]. bits in {2, 3, 4}.
+TQ_HD inline const signed char* CentroidSteps(int bits) {
+#ifdef __CUDA_ARCH__
+  return bits == 2   ? codebook_device::kCentroidSteps2
+         : bits == 3 ? codebook_device::kCentroidSteps3
+                     : codebook_device::kCentroidSteps4;
+#else
+  return bits == 2 ? kCentroidSteps2 : bits == 3 ? kCentroidSteps3 : kCentroidSteps4;
+#endif
+}
+
+TQ_HD inline float CentroidUnit(int bits) {
+#ifdef __CUDA_ARCH__
+  return bits == 2   ? codebook_device::kCentroidUnit2[0]
+         : bits == 3 ? codebook_device::kCentroidUnit3[0]
+                     : codebook_device::kCentroidUnit4[0];
+#else
+  return bits == 2 ? kCentroidUnit2[0] : bits == 3 ? kCentroidUnit3[0] : kCentroidUnit4[0];
 #endif
 }
 

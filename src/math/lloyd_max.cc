@@ -200,6 +200,36 @@ bool Ascending(const std::vector<double>& c, double end) {
   return true;
 }
 
+// The whole codebook of the positive centroids c.
+LloydMaxCodebook Describe(const Density& density, const std::vector<double>& c) {
+  const int levels = static_cast<int>(c.size());
+  LloydMaxCodebook book;
+  const std::vector<double> edges = Edges(c, density.end());
+  for (int i = levels; i-- > 0;) book.centroids.push_back(-c[i]);
+  for (double x : c) book.centroids.push_back(x);
+  for (int i = levels - 1; i > 0; --i) book.thresholds.push_back(-edges[i]);
+  for (int i = 0; i < levels; ++i) book.thresholds.push_back(edges[i]);
+  for (int i = 0; i < levels; ++i) {
+    const Moments m = density.Integrate(edges[i], edges[i + 1]);
+    book.distortion += 2 * m.Spread(c[i]);
+    book.entropy -= 2 * m.mass * std::log2(m.mass);
+  }
+  return book;
+}
+
+// The factor on c of least distortion for the present cells: E[u c] / E[c^2].
+double FitUnit(const Density& density, const std::vector<double>& c) {
+  const std::vector<double> edges = Edges(c, density.end());
+  double dot = 0;
+  double norm = 0;
+  for (size_t i = 0; i < c.size(); ++i) {
+    const Moments m = density.Integrate(edges[i], edges[i + 1]);
+    dot += m.mass * m.mean() * c[i];
+    norm += m.mass * c[i] * c[i];
+  }
+  return dot / norm;
+}
+
 }  // namespace
 
 Result<LloydMaxCodebook> SolveLloydMax(int bits, int dimension) {
@@ -231,18 +261,43 @@ Result<LloydMaxCodebook> SolveLloydMax(int bits, int dimension) {
                                              std::to_string(bits) + " bits, dimension " +
                                              std::to_string(dimension) + ".");
   }
-  LloydMaxCodebook book;
-  const std::vector<double> edges = Edges(c, density.end());
-  for (int i = levels; i-- > 0;) book.centroids.push_back(-c[i]);
-  for (double x : c) book.centroids.push_back(x);
-  for (int i = levels - 1; i > 0; --i) book.thresholds.push_back(-edges[i]);
-  for (int i = 0; i < levels; ++i) book.thresholds.push_back(edges[i]);
-  for (int i = 0; i < levels; ++i) {
-    const Moments m = density.Integrate(edges[i], edges[i + 1]);
-    book.distortion += 2 * m.Spread(c[i]);
-    book.entropy -= 2 * m.mass * std::log2(m.mass);
+  return Describe(density, c);
+}
+
+Result<GridCodebook> SolveGridCodebook(int bits, int dimension) {
+  if (bits > 4) {
+    return InvalidArgument("codebooks on a byte grid have 1 to 4 bits, not " +
+                           std::to_string(bits) + ".");
   }
-  return book;
+  auto solved = SolveLloydMax(bits, dimension);
+  if (!solved.ok()) return solved.status();
+  const Density density(dimension);
+  const int levels = 1 << (bits - 1);
+  const std::vector<double> half(solved.value().centroids.begin() + levels,
+                                 solved.value().centroids.end());
+  GridCodebook best;
+  for (int peak = 64; peak <= kMaxGridStep; ++peak) {
+    GridCodebook grid;
+    grid.unit = half.back() / peak;
+    for (double x : half) grid.steps.push_back(static_cast<int>(std::lround(x / grid.unit)));
+    std::vector<double> c(levels);
+    double change = 1;
+    for (int step = 0; step < kMaxSteps && change > kConverged; ++step) {
+      for (int i = 0; i < levels; ++i) c[i] = grid.unit * grid.steps[i];
+      change = FitUnit(density, c) - 1;
+      grid.unit *= 1 + change;
+      change = std::abs(change);
+    }
+    for (int i = 0; i < levels; ++i) c[i] = grid.unit * grid.steps[i];
+    grid.book = Describe(density, c);
+    // A tie, to rounding, goes to the smaller peak.
+    if (best.steps.empty() || grid.book.distortion < best.book.distortion * (1 - 1e-9)) best = grid;
+  }
+  std::vector<int> steps;
+  for (int i = levels; i-- > 0;) steps.push_back(-best.steps[i]);
+  steps.insert(steps.end(), best.steps.begin(), best.steps.end());
+  best.steps = steps;
+  return best;
 }
 
 }  // namespace turboquant

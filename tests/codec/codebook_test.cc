@@ -17,18 +17,41 @@ using testing::SphereDensity;
 // The committed table is what the solver gives today.
 TEST(Codebook, RegeneratesToTheCommittedTable) {
   for (int bits : {1, 2, 3, 4, 8}) {
-    const auto book = SolveLloydMax(bits, kGaussianMarginal);
-    ASSERT_TRUE(book.ok()) << book.status().message();
+    LloydMaxCodebook book;
+    if (bits >= 2 && bits <= 4) {
+      const auto grid = SolveGridCodebook(bits, kGaussianMarginal);
+      ASSERT_TRUE(grid.ok()) << grid.status().message();
+      book = grid.value().book;
+      for (int i = 0; i < 1 << bits; ++i) {
+        EXPECT_EQ(CentroidSteps(bits)[i], grid.value().steps[i]) << bits << " bits, " << i;
+      }
+      EXPECT_FLOAT_EQ(CentroidUnit(bits), static_cast<float>(grid.value().unit));
+    } else {
+      const auto solved = SolveLloydMax(bits, kGaussianMarginal);
+      ASSERT_TRUE(solved.ok()) << solved.status().message();
+      book = solved.value();
+    }
     const int levels = 1 << bits;
-    ASSERT_EQ(book.value().centroids.size(), static_cast<size_t>(levels));
-    ASSERT_EQ(book.value().thresholds.size(), static_cast<size_t>(levels - 1));
+    ASSERT_EQ(book.centroids.size(), static_cast<size_t>(levels));
+    ASSERT_EQ(book.thresholds.size(), static_cast<size_t>(levels - 1));
     for (int i = 0; i < levels; ++i) {
-      const float solved = static_cast<float>(book.value().centroids[i]);
+      const float solved = static_cast<float>(book.centroids[i]);
       EXPECT_NEAR(Centroids(bits)[i], solved, 1e-7 * std::abs(solved)) << bits << " bits, " << i;
     }
     for (int i = 0; i < levels - 1; ++i) {
-      const float solved = static_cast<float>(book.value().thresholds[i]);
+      const float solved = static_cast<float>(book.thresholds[i]);
       EXPECT_NEAR(Thresholds(bits)[i], solved, 1e-7 * std::abs(solved)) << bits << " bits, " << i;
+    }
+  }
+}
+
+// Integer kernels multiply by the steps and once by the unit; floats of decode are the same values.
+TEST(Codebook, LiesOnAByteGrid) {
+  for (int bits = 2; bits <= 4; ++bits) {
+    for (int i = 0; i < 1 << bits; ++i) {
+      const double exact = static_cast<double>(CentroidUnit(bits)) * CentroidSteps(bits)[i];
+      EXPECT_NEAR(Centroids(bits)[i], exact, 2e-7 * std::abs(exact)) << bits << " bits, " << i;
+      EXPECT_LE(std::abs(CentroidSteps(bits)[i]), kMaxGridStep);
     }
   }
 }
@@ -48,27 +71,26 @@ TEST(Codebook, IsAscendingAndExactlySymmetric) {
   }
 }
 
-// The optimality conditions and the distortion of the committed floats, integrated here by
-// Simpson's rule: no line of the solver takes part.
-TEST(Codebook, CommittedTableIsOptimal) {
-  const double kDistortion[] = {0, 0, 0.117482, 0.034548, 0.009501};
+// Distortion of the committed floats, integrated here by Simpson's rule: no line of the solver takes
+// part. The grid costs 0.06 % at most (0.4 % at a careless peak of 127), and its unit is optimal.
+TEST(Codebook, CommittedTableIsNearlyOptimal) {
+  const double kOptimum[] = {0, 0, 0.117481848, 0.034547761, 0.009501008};
+  const double kLoss[] = {0, 0, 1e-5, 1e-4, 6e-4};
   for (int bits = 2; bits <= 4; ++bits) {
     const int levels = 1 << bits;
     const float* c = Centroids(bits);
-    for (int i = 0; i < levels; ++i) {
-      const double lo = i == 0 ? -9.0 : 0.5 * (static_cast<double>(c[i - 1]) + c[i]);
-      const double hi = i + 1 == levels ? 9.0 : 0.5 * (static_cast<double>(c[i]) + c[i + 1]);
-      const double mass = testing::Integral(GaussDensity, lo, hi, 2000);
-      const double first =
-          testing::Integral([](double u) { return u * GaussDensity(u); }, lo, hi, 2000);
-      EXPECT_NEAR(first / mass, c[i], 5e-7) << bits << " bits, centroid " << i;
-      if (i + 1 < levels) {
-        EXPECT_NEAR(Thresholds(bits)[i], hi, 2e-7);
-      }
+    for (int i = 0; i + 1 < levels; ++i) {
+      EXPECT_NEAR(Thresholds(bits)[i], 0.5 * (static_cast<double>(c[i]) + c[i + 1]), 2e-7);
     }
     const double distortion = CodeExpectation(c, levels, GaussDensity,
                                               [](double u, double x) { return (u - x) * (u - x); });
-    EXPECT_NEAR(distortion, kDistortion[bits], 1e-6) << bits << " bits";
+    EXPECT_GT(distortion, kOptimum[bits] * (1 - 1e-6)) << bits << " bits";
+    EXPECT_LT(distortion, kOptimum[bits] * (1 + kLoss[bits])) << bits << " bits";
+    const double dot =
+        CodeExpectation(c, levels, GaussDensity, [](double u, double x) { return u * x; });
+    const double norm =
+        CodeExpectation(c, levels, GaussDensity, [](double, double x) { return x * x; });
+    EXPECT_NEAR(dot / norm, 1, 1e-6) << bits << " bits";
   }
 }
 
@@ -146,6 +168,7 @@ TEST(LloydMax, SphereDistortionsOfTheory) {
 }
 
 TEST(LloydMax, RefusesWhatItCannotSolve) {
+  for (int bits : {0, 5, 8}) EXPECT_FALSE(SolveGridCodebook(bits, 0).ok()) << bits;
   for (int bits : {-1, 0, 9, 1000}) EXPECT_FALSE(SolveLloydMax(bits, 0).ok()) << bits;
   for (int d : {-1, 1, 2, 3, 65537}) {
     const auto book = SolveLloydMax(2, d);
