@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <string>
+#include <utility>
 
 #include "base/fp16.h"
 
@@ -14,6 +16,8 @@ namespace {
 
 constexpr char kMagic[8] = {'T', 'Q', 'C', 'A', 'C', 'H', 'E', '1'};
 constexpr uint16_t kHalfMinusInf = 0xFC00;
+constexpr int kScoreTile = 64;      // keys decoded at a time
+constexpr int kMaxWidth = 1 << 20;  // values of a token's row, all heads
 
 struct SaveHeader {
   char magic[8];
@@ -38,8 +42,7 @@ StoreShape SideShape(const CacheShape& c, const Policy& p, bool key) {
 
 }  // namespace
 
-Result<std::unique_ptr<KvCache>> KvCache::Create(const CacheShape& shape, const Policy& policy,
-                                                 uint64_t seed, const KernelTable& kernels) {
+Result<size_t> KvCache::BlockBytes(const CacheShape& shape, const Policy& policy) {
   if (shape.num_kv_heads < 1 || shape.capacity < 1) {
     return InvalidArgument("a cache needs at least one kv head and room for one token");
   }
@@ -53,31 +56,59 @@ Result<std::unique_ptr<KvCache>> KvCache::Create(const CacheShape& shape, const 
                          " cannot be coded; it must be a multiple of 16 between 16 and 1024 with an "
                          "odd part of at most 63");
     }
+    if (shape.num_kv_heads > kMaxWidth / head_dim) {
+      return Unsupported(std::to_string(shape.num_kv_heads) + " kv heads of " +
+                         std::to_string(head_dim) + " values are too many; a token has at most " +
+                         std::to_string(kMaxWidth));
+    }
   }
+  size_t bytes = 0;
   for (bool key : {true, false}) {
-    if (!SupportedShape(SideShape(shape, policy, key))) {
+    const StoreShape side = SideShape(shape, policy, key);
+    if (!SupportedShape(side)) {
       return Unsupported("rows of " + std::to_string(shape.num_kv_heads) +
                          " heads are too short, or the cache too long, for this policy");
     }
+    bytes += RowStore::BlockBytes(side);
   }
-  return std::unique_ptr<KvCache>(new KvCache(shape, policy, seed, kernels));
+  return bytes;
 }
 
-KvCache::KvCache(const CacheShape& shape, const Policy& policy, uint64_t seed,
+Result<std::unique_ptr<KvCache>> KvCache::Create(const CacheShape& shape, const Policy& policy,
+                                                 uint64_t seed, const KernelTable& kernels) {
+  const Result<size_t> bytes = BlockBytes(shape, policy);
+  if (!bytes.ok()) return bytes.status();
+  std::vector<uint8_t> owned(bytes.value() + kBlockAlignment);
+  auto* base = reinterpret_cast<uint8_t*>(
+      (reinterpret_cast<uintptr_t>(owned.data()) + kBlockAlignment - 1) & ~(kBlockAlignment - 1));
+  auto cache = CreateIn(base, shape, policy, seed, kernels);
+  if (cache.ok()) cache.value()->owned_ = std::move(owned);
+  return cache;
+}
+
+Result<std::unique_ptr<KvCache>> KvCache::CreateIn(uint8_t* block, const CacheShape& shape,
+                                                   const Policy& policy, uint64_t seed,
+                                                   const KernelTable& kernels) {
+  const Result<size_t> bytes = BlockBytes(shape, policy);
+  if (!bytes.ok()) return bytes.status();
+  std::memset(block, 0, bytes.value());
+  return std::unique_ptr<KvCache>(new KvCache(block, shape, policy, seed, kernels));
+}
+
+KvCache::KvCache(uint8_t* block, const CacheShape& shape, const Policy& policy, uint64_t seed,
                  const KernelTable& kernels)
     : shape_(shape),
       policy_(policy),
+      seed_(seed),
       kernels_(&kernels),
       rotation_k_(shape.head_dim_k, seed),
       rotation_v_(shape.head_dim_v, seed),
       run_(kernels) {
   const StoreShape k = SideShape(shape, policy, true);
   const StoreShape v = SideShape(shape, policy, false);
-  block_.resize(RowStore::BlockBytes(k) + RowStore::BlockBytes(v) + 64);
-  auto* base = reinterpret_cast<uint8_t*>(
-      (reinterpret_cast<uintptr_t>(block_.data()) + 63) & ~uintptr_t{63});
-  k_.Bind(k, base, &rotation_k_, static_cast<uint32_t>(seed), kernels_);
-  v_.Bind(v, base + RowStore::BlockBytes(k), &rotation_v_, static_cast<uint32_t>(seed), kernels_);
+  block_bytes_ = RowStore::BlockBytes(k) + RowStore::BlockBytes(v);
+  k_.Bind(k, block, &rotation_k_, static_cast<uint32_t>(seed), kernels_);
+  v_.Bind(v, block + RowStore::BlockBytes(k), &rotation_v_, static_cast<uint32_t>(seed), kernels_);
 }
 
 Status KvCache::Append(const float* k, const float* v, int n) {
@@ -99,12 +130,17 @@ Status KvCache::Append(const float* k, const float* v, int n) {
   return OkStatus();
 }
 
-Status KvCache::Attend(const float* q, int tokens, int num_q_heads, float scale, float* out) {
-  if (tokens < 1 || tokens > size_ || num_q_heads < 1 || num_q_heads % shape_.num_kv_heads != 0) {
-    return InvalidArgument("attend needs 1.." + std::to_string(size_) +
-                           " query tokens and a multiple of " +
-                           std::to_string(shape_.num_kv_heads) + " query heads");
+Status KvCache::CheckQuery(int tokens, int num_q_heads) const {
+  if (tokens >= 1 && tokens <= size_ && num_q_heads >= 1 && num_q_heads % shape_.num_kv_heads == 0) {
+    return OkStatus();
   }
+  return InvalidArgument("attention needs 1.." + std::to_string(size_) +
+                         " query tokens and a multiple of " + std::to_string(shape_.num_kv_heads) +
+                         " query heads");
+}
+
+Status KvCache::Attend(const float* q, int tokens, int num_q_heads, float scale, float* out) {
+  if (Status s = CheckQuery(tokens, num_q_heads); !s.ok()) return s;
   std::vector<uint16_t> mask(static_cast<size_t>(tokens) * size_, 0);
   for (int t = 0; t < tokens; ++t) {
     for (int j = size_ - tokens + t + 1; j < size_; ++j) {
@@ -142,7 +178,52 @@ Status KvCache::Attend(const float* q, int tokens, int num_q_heads, float scale,
   return OkStatus();
 }
 
-std::vector<uint8_t> KvCache::Save() const {
+Status KvCache::Scores(const float* q, int tokens, int num_q_heads, float scale, float* out) const {
+  if (Status s = CheckQuery(tokens, num_q_heads); !s.ok()) return s;
+  const int heads = shape_.num_kv_heads;
+  const int group = num_q_heads / heads;
+  const int rows = tokens * group;  // query rows of one kv head, as [token][head of the group]
+  const size_t d = shape_.head_dim_k;
+  const size_t width = heads * d;
+  const auto q_row = [&](int h, int r) {
+    return static_cast<size_t>(r / group) * num_q_heads + h * group + r % group;
+  };
+  std::vector<float> queries(heads * rows * d);
+  for (int h = 0; h < heads; ++h) {
+    for (int r = 0; r < rows; ++r) {
+      const float* from = q + q_row(h, r) * d;
+      float* to = &queries[(static_cast<size_t>(h) * rows + r) * d];
+      for (size_t i = 0; i < d; ++i) to[i] = scale * from[i];
+    }
+  }
+  std::vector<float> cells(kScoreTile * width);
+  std::vector<float> keys(kScoreTile * d);
+  std::vector<float> tile(static_cast<size_t>(rows) * kScoreTile);
+  for (int first = 0; first < size_; first += kScoreTile) {
+    const int n = std::min(kScoreTile, size_ - first);
+    for (int j = 0; j < n; ++j) k_.ReadRow(first + j, &cells[j * width]);
+    for (int h = 0; h < heads; ++h) {
+      for (int j = 0; j < n; ++j) std::copy_n(&cells[j * width + h * d], d, &keys[j * d]);
+      kernels_->dense_scores(keys.data(), static_cast<int>(d),
+                             &queries[static_cast<size_t>(h) * rows * d], rows, n, tile.data(),
+                             kScoreTile);
+      for (int r = 0; r < rows; ++r) {
+        float* to = out + q_row(h, r) * size_ + first;
+        const int seen = std::clamp(size_ - tokens + r / group + 1 - first, 0, n);
+        std::copy_n(&tile[static_cast<size_t>(r) * kScoreTile], seen, to);
+        std::fill(to + seen, to + n, -std::numeric_limits<float>::infinity());
+      }
+    }
+  }
+  return OkStatus();
+}
+
+size_t KvCache::SaveBytes() const {
+  return sizeof(SaveHeader) + policy_.ToString().size() +
+         static_cast<size_t>(size_) * 2 * (k_.shape().width + v_.shape().width);
+}
+
+void KvCache::Save(uint8_t* bytes) const {
   const std::string policy = policy_.ToString();
   SaveHeader h{};
   std::memcpy(h.magic, kMagic, sizeof(kMagic));
@@ -150,9 +231,7 @@ std::vector<uint8_t> KvCache::Save() const {
   h.rows_k = 2 * k_.shape().width;
   h.rows_v = 2 * v_.shape().width;
   h.policy_bytes = static_cast<uint32_t>(policy.size());
-  std::vector<uint8_t> bytes(sizeof(h) + policy.size() +
-                             static_cast<size_t>(size_) * (h.rows_k + h.rows_v));
-  uint8_t* at = bytes.data() + sizeof(h);
+  uint8_t* at = bytes + sizeof(h);
   std::memcpy(at, policy.data(), policy.size());
   at += policy.size();
   for (const RowStore* store : {&k_, &v_}) {
@@ -161,13 +240,18 @@ std::vector<uint8_t> KvCache::Save() const {
       at += 2 * store->shape().width;
     }
   }
-  std::memcpy(bytes.data(), &h, sizeof(h));
-  h.checksum = XXH3_64bits(bytes.data() + 16, bytes.size() - 16);
-  std::memcpy(bytes.data(), &h, sizeof(h));
+  std::memcpy(bytes, &h, sizeof(h));
+  h.checksum = XXH3_64bits(bytes + 16, SaveBytes() - 16);
+  std::memcpy(bytes, &h, sizeof(h));
+}
+
+std::vector<uint8_t> KvCache::Save() const {
+  std::vector<uint8_t> bytes(SaveBytes());
+  Save(bytes.data());
   return bytes;
 }
 
-Status KvCache::Restore(const std::vector<uint8_t>& bytes) {
+Status KvCache::Restore(std::span<const uint8_t> bytes) {
   Clear();
   SaveHeader h;
   if (bytes.size() < sizeof(h)) return Corrupt("saved cache is shorter than its header");
@@ -203,6 +287,22 @@ Status KvCache::Restore(const std::vector<uint8_t>& bytes) {
     at += static_cast<size_t>(h.size) * 2 * store->shape().width;
   }
   size_ = static_cast<int>(h.size);
+  return OkStatus();
+}
+
+Status KvCache::CopyFrom(const KvCache& from) {
+  const CacheShape& a = shape_;
+  const CacheShape& b = from.shape_;
+  if (a.num_kv_heads != b.num_kv_heads || a.head_dim_k != b.head_dim_k ||
+      a.head_dim_v != b.head_dim_v || a.capacity != b.capacity || seed_ != from.seed_ ||
+      policy_ != from.policy_) {
+    return InvalidArgument(
+        "a cache can only be copied to one of the same shape, capacity, policy and seed; save and "
+        "restore also cross capacities and seeds");
+  }
+  k_.CopyBlock(from.k_);
+  v_.CopyBlock(from.v_);
+  size_ = from.size_;
   return OkStatus();
 }
 

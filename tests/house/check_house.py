@@ -38,8 +38,10 @@ LAYERS = {
     "kernels/cuda/": BELOW_KERNELS + [API, "kernels/cuda/"],
     "attention/": BELOW_KERNELS + [API, "attention/"],
     "kvcache/": BELOW_KERNELS + [API, "attention/", "kvcache/"],
+    "files/": BELOW_KERNELS + ["files/"],
     "model/": ["base/", "codec/", "model/"],
     "plan/": ["base/", "codec/", "model/", "kvcache/policy.h", "plan/"],
+    "capi/": BELOW_KERNELS + [API, "attention/", "files/", "kvcache/", "capi/", "turboquant/"],
 }
 
 CODE_TREES = ["src", "plugin", "cli", "bench", "tests", "tools", "python", "fuzz", "cmake",
