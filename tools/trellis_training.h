@@ -41,18 +41,21 @@ inline std::vector<float> TrellisTrainingSet(int rows, uint64_t seed) {
 // times as far reaches the same point in a third of the steps.
 inline constexpr double kTrellisRelaxation = 1.9;
 
-// One step: encodes every row, moves every entry by `relaxation` times the way to the mean of the
-// values coded by it and, negated, by its mirror image. Returns the mean squared error before.
-inline double TrellisTrainingStep(int bits, int memory, const std::vector<float>& set,
-                                  double relaxation, std::vector<float>* alphabet) {
+// What became of a set coded with an alphabet, by entry.
+struct TrellisUse {
+  double error = 0;           // mean squared
+  std::vector<double> sum;    // of the values coded by the entry
+  std::vector<double> count;  // their number
+};
+
+inline TrellisUse UseTrellis(int bits, int memory, const std::vector<float>& set,
+                             const std::vector<float>& alphabet) {
   const size_t entries = size_t{2} << bits;
   TrellisView trellis = Trellis(bits, memory);
-  trellis.alphabet = alphabet->data();
-  std::vector<double> sum(entries, 0.0);
-  std::vector<double> count(entries, 0.0);
+  trellis.alphabet = alphabet.data();
+  TrellisUse use{0, std::vector<double>(entries, 0.0), std::vector<double>(entries, 0.0)};
   std::vector<uint8_t> planes(static_cast<size_t>(bits) * kTrellisRowLength / 8);
   std::vector<TrellisScratch> scratch(1);
-  double error = 0;
   for (size_t at = 0; at < set.size(); at += kTrellisRowLength) {
     planes.assign(planes.size(), 0);
     SearchTrellis(trellis, set.data() + at, kTrellisRowLength, 1.0f, scratch.data(), planes.data());
@@ -60,24 +63,66 @@ inline double TrellisTrainingStep(int bits, int memory, const std::vector<float>
       const size_t index =
           static_cast<size_t>(LoadTrellisIndex(trellis, planes.data(), kTrellisRowLength, t));
       const double y = set[at + t];
-      error += (y - trellis.alphabet[index]) * (y - trellis.alphabet[index]);
-      sum[index] += y;
-      count[index] += 1;
+      use.error += (y - trellis.alphabet[index]) * (y - trellis.alphabet[index]);
+      use.sum[index] += y;
+      use.count[index] += 1;
     }
   }
+  use.error /= static_cast<double>(set.size());
+  return use;
+}
+
+// One step: encodes every row, moves every entry by `relaxation` times the way to the mean of the
+// values coded by it and, negated, by its mirror image. Returns the mean squared error before.
+inline double TrellisTrainingStep(int bits, int memory, const std::vector<float>& set,
+                                  double relaxation, std::vector<float>* alphabet) {
+  const size_t entries = alphabet->size();
+  const TrellisUse use = UseTrellis(bits, memory, set, *alphabet);
   for (size_t i = 0; i < entries / 2; ++i) {
     const size_t mirror = entries - 1 - i;
-    const double weight = count[i] + count[mirror];
+    const double weight = use.count[i] + use.count[mirror];
     if (weight == 0) continue;
     const double old = (*alphabet)[mirror];
-    const double mean = (sum[mirror] - sum[i]) / weight;
+    const double mean = (use.sum[mirror] - use.sum[i]) / weight;
     (*alphabet)[mirror] = static_cast<float>(old + relaxation * (mean - old));
     (*alphabet)[i] = -(*alphabet)[mirror];
   }
-  return error / static_cast<double>(set.size());
+  return use.error;
 }
 
-// From the Lloyd-Max centroids of one bit more.
+// An alphabet of whole multiples of a unit that fit a signed byte: entry = unit * step.
+struct TrellisGrid {
+  std::vector<int> steps;
+  float unit = 0;
+  std::vector<float> alphabet;
+};
+
+// The unit, of those that give the largest entry 64 to kMaxGridStep steps, with the least squared
+// error of rounding over the values coded by each entry of `alphabet`.
+inline TrellisGrid SnapTrellisAlphabet(const std::vector<float>& alphabet,
+                                       const std::vector<double>& count) {
+  constexpr int kUnitsPerPeak = 64;
+  TrellisGrid best;
+  double least = 0;
+  for (int i = 64 * kUnitsPerPeak; i <= kMaxGridStep * kUnitsPerPeak; ++i) {
+    const float unit = static_cast<float>(alphabet.back() * static_cast<double>(kUnitsPerPeak) / i);
+    TrellisGrid grid{{}, unit, {}};
+    double error = 0;
+    for (size_t e = 0; e < alphabet.size(); ++e) {
+      grid.steps.push_back(static_cast<int>(std::lround(alphabet[e] / unit)));
+      grid.alphabet.push_back(unit * static_cast<float>(grid.steps.back()));
+      const double off = static_cast<double>(grid.alphabet.back()) - alphabet[e];
+      error += count[e] * off * off;
+    }
+    if (best.steps.empty() || error < least) {
+      best = grid;
+      least = error;
+    }
+  }
+  return best;
+}
+
+// From the Lloyd-Max centroids of one bit more; not yet on a grid.
 inline std::vector<float> TrainTrellisAlphabet(int bits, int memory) {
   const auto book = SolveLloydMax(bits + 1, kGaussianMarginal);
   std::vector<float> alphabet;

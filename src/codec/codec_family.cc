@@ -281,11 +281,8 @@ class TrellisCodec : public Codec {
   TrellisCodec(const CodecSpec& spec, int d)
       : Codec(
             spec, d, MakeRowMap(spec.rotation, d, spec.seed),
-            {2 + PlaneBytes(spec.entry->bits, d), 1, UnbiasedScale(spec), static_cast<size_t>(d)}) {
-    int memory = 0;
-    while (2 << memory <= spec.states) ++memory;
-    trellis_ = Trellis(spec.entry->bits, memory);
-  }
+            {2 + PlaneBytes(spec.entry->bits, d), 1, UnbiasedScale(spec), static_cast<size_t>(d)}),
+        trellis_(TrellisOf(spec)) {}
 
   TrellisView trellis_;
 };

@@ -225,6 +225,12 @@ Result<CodecSpec> ParseCodecSpec(std::string_view text) {
   return spec;
 }
 
+TrellisView TrellisOf(const CodecSpec& spec) {
+  int memory = kTrellisMinMemory;
+  while (1 << memory < spec.states) ++memory;
+  return Trellis(spec.entry->bits, memory);
+}
+
 std::string CodecSpecText(const CodecSpec& spec) {
   const CodecSpec standard = DefaultCodecSpec(spec.entry->name);
   std::string text(spec.entry->name);

@@ -9,7 +9,7 @@
 //     states      of a trellis: 4, 8, 16, 32, 64, 128 or 256
 //     projection  of a product codec: orthogonal, gaussian (the paper's)
 //     split       of a fractional codec: half (of the rotated coordinates), outlier (channels)
-//     channels    with split=outlier, those that get one bit more, e.g. 0-15+40-55; a multiple of
+//     channels    with split=outlier, those that get one bit more, e.g. 0-15+40-55: a multiple of
 //     16
 //                 of them. Left out: the first quarter of the row
 //     group       values that share a scale: 16, 32, 64, 128, 256 or 512; must divide head_dim
@@ -25,6 +25,7 @@
 
 #include "base/status.h"
 #include "codec/scalar_codec.h"
+#include "codec/trellis.h"
 
 namespace turboquant {
 
@@ -76,6 +77,9 @@ struct CodecSpec {
 CodecSpec DefaultCodecSpec(std::string_view name);
 
 Result<CodecSpec> ParseCodecSpec(std::string_view text);
+
+// The trellis of a spec of CodecFamily::kTrellis.
+TrellisView TrellisOf(const CodecSpec& spec);
 
 // Canonical text: parses back to the same spec.
 std::string CodecSpecText(const CodecSpec& spec);

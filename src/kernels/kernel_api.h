@@ -2,7 +2,7 @@
 //
 // A table is chosen once at run time (BestKernels). All tables give the same code bytes; float
 // results differ only by the order of additions. No function allocates, throws or fails: what a
-// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim, bits in {2,3,4}).
+// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim, bits in {1,2,3,4,8}, and in {2,3,4} for the attention kernels).
 //
 // Shapes: q rows are [rows][head_dim] f32, contiguous. Coded rows are structure-of-arrays: codes of
 // row j start at codes + j * CodeBytes(format, head_dim), its fp16 scale is scales[j].
@@ -13,13 +13,14 @@
 #include <cstdint>
 #include <string_view>
 
+#include "codec/trellis.h"
 #include "math/rotation.h"
 
 namespace turboquant {
 
 // Consecutive coded rows of one kv head.
 struct CodedRows {
-  int bits;      // 2, 3 or 4
+  int bits;  // 1, 2, 3, 4 or 8; the attention kernels take 2, 3 and 4
   int head_dim;
   const uint8_t* codes;
   const uint16_t* scales;
@@ -43,6 +44,14 @@ struct KernelTable {
 
   // Decodes n rows into rotated coordinates, out[n][head_dim]. Bit-exact to DecodeRotatedRow.
   void (*decode)(const CodedRows& k, int n, float* out);
+
+  // The same with a trellis code (codec/trellis_codec.h, least-squares scale): n rows
+  // x[n][head_dim] to n * bits * head_dim / 8 bytes of planes and n scales; rows are searched side
+  // by side. Returns how many hold NaN or Inf or have an energy beyond float.
+  int (*encode_trellis)(const TrellisView& trellis, const RotationView& r, const float* x,
+                        const float* mean, int n, uint8_t* planes, uint16_t* scales);
+  void (*decode_trellis)(const TrellisView& trellis, int head_dim, const uint8_t* planes,
+                         const uint16_t* scales, int n, float* out);
 
   // out[r * ld + j] = scales[j] * <q[r], centroids(codes[j])>, r < rows, j < n. For few query rows.
   void (*coded_scores)(const CodedRows& k, const float* q, int rows, int n, float* out, int ld);

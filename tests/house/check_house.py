@@ -33,6 +33,7 @@ LAYERS = {
     API: BELOW_KERNELS,
     # Takes the address of every table, runs none before the CPU was asked.
     "kernels/dispatch.cc": BELOW_KERNELS + [API, "kernels/cpu/cpu_tables.h"],
+    "kernels/row_coder": BELOW_KERNELS + [API, "kernels/row_coder.h"],
     "kernels/scalar/": BELOW_KERNELS + [API, "kernels/scalar/"],
     "kernels/cpu/": BELOW_KERNELS + [API, "kernels/cpu/"],
     "kernels/cuda/": BELOW_KERNELS + [API, "kernels/cuda/"],

@@ -1,15 +1,9 @@
 // Half conversion, rotation, encode and decode: every table gives the bits of the scalar truth.
-//
-// TURBOQUANT_TEST_ROWS=n encodes n rows a case instead of the default, e.g. 100000 for 1e7 rows in
-// all.
 #include <gtest/gtest.h>
 
-#include <cfloat>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "base/fp16.h"
@@ -18,16 +12,12 @@
 #include "guarded_buffer.h"
 #include "kernel_cases.h"
 #include "math/rotation.h"
+#include "test_rows.h"
 
 namespace turboquant {
 namespace {
 
 constexpr uint64_t kSeed = 20250614;
-
-int RowsPerCase() {
-  const char* rows = std::getenv("TURBOQUANT_TEST_ROWS");
-  return rows != nullptr ? std::atoi(rows) : 1500;
-}
 
 bool SameBits(const float* a, const float* b, size_t n) {
   return std::memcmp(a, b, n * sizeof(float)) == 0;
@@ -130,59 +120,6 @@ INSTANTIATE_TEST_SUITE_P(Tables, RotateTest, testing::ValuesIn(DenseCases()), Ca
 
 // ---- encode and decode ----
 
-// Rows of many kinds; `kind` cycles through them.
-void FillRow(int kind, const RotationView& r, SplitMix64* random, float* x) {
-  const int d = r.head_dim;
-  const auto position = [&] { return static_cast<int>(random->Next() % static_cast<uint64_t>(d)); };
-  const auto fill = [&](float magnitude) {
-    for (int i = 0; i < d; ++i) x[i] = magnitude * static_cast<float>(random->Normal());
-  };
-  const auto clear = [&] {
-    for (int i = 0; i < d; ++i) x[i] = 0.0f;
-  };
-  const float magnitude = std::pow(10.0f, static_cast<float>(random->Uniform() * 60 - 30));
-  switch (kind % 16) {
-    case 0:
-      return clear();
-    case 1:  // subnormal
-      for (int i = 0; i < d; ++i) x[i] = BitsToFloat(static_cast<uint32_t>(random->Next() >> 41));
-      return;
-    case 2:  // one value
-      clear();
-      x[position()] = magnitude;
-      return;
-    case 3:  // one rotated coordinate: every other one is (nearly) zero
-      clear();
-      x[position()] = magnitude;
-      return Unrotate(r, x, x);
-    case 4:
-      fill(magnitude);
-      x[position()] = std::numeric_limits<float>::quiet_NaN();
-      return;
-    case 5:
-      fill(magnitude);
-      x[position()] = (random->Next() & 1) != 0 ? INFINITY : -INFINITY;
-      return;
-    case 6:  // sums of small integers: rotated coordinates exactly zero, on the middle threshold
-      for (int i = 0; i < d; ++i) x[i] = static_cast<float>(random->Next() % 5) - 2.0f;
-      return;
-    case 7:  // energy near and beyond the largest float
-      return fill(std::pow(10.0f, static_cast<float>(16.0 + 3.0 * random->Uniform())));
-    case 8:
-      for (int i = 0; i < d; ++i) x[i] = (random->Next() & 1) != 0 ? FLT_MAX : -FLT_MAX;
-      return;
-    case 9:  // energy near and below the smallest float
-      return fill(std::pow(10.0f, static_cast<float>(-24.0 + 4.0 * random->Uniform())));
-    case 10:  // scale near and beyond the largest half
-      return fill(65504.0f * (0.5f + static_cast<float>(random->Uniform())));
-    case 11:
-      for (int i = 0; i < d; ++i) x[i] = magnitude;
-      return;
-    default:
-      return fill(random->Next() % 2 == 0 ? 1.0f : magnitude);
-  }
-}
-
 class EncodeTest : public testing::TestWithParam<KernelCase> {};
 
 TEST_P(EncodeTest, BytesOfTheScalarTruth) {
@@ -200,7 +137,7 @@ TEST_P(EncodeTest, BytesOfTheScalarTruth) {
   std::vector<uint8_t> want(code_bytes);
   for (size_t i = 0; i < count; ++i) mean[i] = static_cast<float>(random.Normal());
   int stored_as_zero = 0;
-  const int rows = RowsPerCase();
+  const int rows = RowsPerCase(900);
   for (int row = 0; row < rows; ++row) {
     FillRow(row, view, &random, x.data());
     const bool centred = random.Next() % 2 == 0;
@@ -247,7 +184,7 @@ TEST_P(EncodeTest, DecodesManyRows) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Tables, EncodeTest, testing::ValuesIn(CodedCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Tables, EncodeTest, testing::ValuesIn(CodecCases()), CaseName);
 
 }  // namespace
 }  // namespace turboquant

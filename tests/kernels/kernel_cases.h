@@ -29,24 +29,22 @@ inline const std::vector<int>& TestHeadDims() {
   return dims;
 }
 
-inline std::vector<KernelCase> CodedCases() {
+inline std::vector<KernelCase> CasesOf(const std::vector<int>& widths) {
   std::vector<KernelCase> cases;
   for (const KernelTable* table : AvailableTables()) {
-    for (const int bits : {2, 3, 4}) {
+    for (const int bits : widths) {
       for (const int d : TestHeadDims()) cases.push_back({table, bits, d});
     }
   }
   return cases;
 }
 
+// What attention reads, and what encodes and decodes.
+inline std::vector<KernelCase> CodedCases() { return CasesOf({2, 3, 4}); }
+inline std::vector<KernelCase> CodecCases() { return CasesOf({1, 2, 3, 4, 8}); }
+
 // Kernels that know nothing of codes: bits is 0.
-inline std::vector<KernelCase> DenseCases() {
-  std::vector<KernelCase> cases;
-  for (const KernelTable* table : AvailableTables()) {
-    for (const int d : TestHeadDims()) cases.push_back({table, 0, d});
-  }
-  return cases;
-}
+inline std::vector<KernelCase> DenseCases() { return CasesOf({0}); }
 
 inline std::string CaseName(const testing::TestParamInfo<KernelCase>& info) {
   std::string name(info.param.table->name);

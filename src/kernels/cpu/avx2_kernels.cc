@@ -7,6 +7,7 @@
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/cpu_tables.h"
 #include "kernels/cpu/softmax_kernel.h"
+#include "kernels/cpu/trellis_kernels.h"
 
 namespace turboquant {
 
@@ -18,6 +19,8 @@ constexpr KernelTable kAvx2KernelTable = {
     .unrotate = UnrotateKernel,
     .encode = EncodeKernel,
     .decode = DecodeKernel,
+    .encode_trellis = EncodeTrellisKernel,
+    .decode_trellis = DecodeTrellisKernel,
     .coded_scores = CodedScoresKernel,
     .coded_accumulate = CodedAccumulateKernel,
     .dense_scores = DenseScoresKernel,

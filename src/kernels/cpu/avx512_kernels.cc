@@ -13,6 +13,7 @@
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/cpu_tables.h"
 #include "kernels/cpu/softmax_kernel.h"
+#include "kernels/cpu/trellis_kernels.h"
 
 namespace turboquant {
 
@@ -24,6 +25,8 @@ constexpr KernelTable kAvx512KernelTable = {
     .unrotate = UnrotateKernel,
     .encode = EncodeKernel,
     .decode = DecodeKernel,
+    .encode_trellis = EncodeTrellisKernel,
+    .decode_trellis = DecodeTrellisKernel,
     .coded_scores = CodedScoresKernel,
     .coded_accumulate = CodedAccumulateKernel,
     .dense_scores = DenseScoresKernel,

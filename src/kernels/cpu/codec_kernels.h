@@ -19,11 +19,19 @@ constexpr int kVecsOf16 = 16 / kLanes;
 
 template <int kBits>
 TQ_INLINE const float* CentroidsOf() {
-  return kBits == 2 ? kCentroids2 : kBits == 3 ? kCentroids3 : kCentroids4;
+  return kBits == 1   ? kCentroids1
+         : kBits == 2 ? kCentroids2
+         : kBits == 3 ? kCentroids3
+         : kBits == 4 ? kCentroids4
+                      : kCentroids8;
 }
 template <int kBits>
 TQ_INLINE const float* ThresholdsOf() {
-  return kBits == 2 ? kThresholds2 : kBits == 3 ? kThresholds3 : kThresholds4;
+  return kBits == 1   ? kThresholds1
+         : kBits == 2 ? kThresholds2
+         : kBits == 3 ? kThresholds3
+         : kBits == 4 ? kThresholds4
+                      : kThresholds8;
 }
 
 // ---- half precision ----
@@ -183,22 +191,26 @@ TQ_INLINE void PackCodes(const uint8_t* bytes, int d, uint8_t* codes) {
     }
     return;
   }
+  if constexpr (kBits == 8) {
+    memcpy(codes, bytes, static_cast<size_t>(d));
+    return;
+  }
   constexpr uint64_t kLowTwo = 0x0303030303030303u;
   constexpr uint64_t kOne = 0x0101010101010101u;
-  const int quarter = d / 4;
-  for (int j = 0; j < quarter; j += kStep) {
+  const int low = kBits == 1 ? 0 : d / 4;  // bytes of the plane of low bits
+  for (int j = 0; j < low; j += kStep) {
     uint64_t word = 0;
-    for (int t = 0; t < 4; ++t) word |= (load(j + t * quarter) & kLowTwo) << (2 * t);
+    for (int t = 0; t < 4; ++t) word |= (load(j + t * low) & kLowTwo) << (2 * t);
     store(j, word);
   }
-  if constexpr (kBits == 3) {
+  if constexpr (kBits == 1 || kBits == 3) {
     const int eighth = d / 8;
     for (int j = 0; j < eighth; j += kStep) {
       uint64_t word = 0;
       for (int t = 0; t < 8; ++t) {
-        word |= ((static_cast<uint64_t>(load(j + t * eighth)) >> 2) & kOne) << t;
+        word |= ((static_cast<uint64_t>(load(j + t * eighth)) >> (kBits - 1)) & kOne) << t;
       }
-      store(quarter + j, word);
+      store(low + j, word);
     }
   }
 }
@@ -210,6 +222,17 @@ TQ_INLINE void UnpackCodes(const uint8_t* codes, int d, uint8_t* bytes) {
     for (int j = 0; j < half; ++j) {
       bytes[j] = codes[j] & 15;
       bytes[j + half] = codes[j] >> 4;
+    }
+    return;
+  }
+  if constexpr (kBits == 8) {
+    memcpy(bytes, codes, static_cast<size_t>(d));
+    return;
+  }
+  if constexpr (kBits == 1) {
+    const int eighth = d / 8;
+    for (int t = 0; t < 8; ++t) {
+      for (int j = 0; j < eighth; ++j) bytes[j + t * eighth] = (codes[j] >> t) & 1;
     }
     return;
   }
@@ -289,35 +312,72 @@ TQ_INLINE void LoadIndices(const uint8_t* row, const Chunk& chunk, IntVec (&idx)
 // ---- encode ----
 
 // The code of every lane by bisection of the ascending thresholds: with idx codes known to lie
-// below, threshold idx + step - 1 decides whether step more do.
+// below, threshold idx + step - 1 decides whether step more do. The first kLevels levels come from
+// registers; those of 8 bits' last four from memory.
 template <int kBits>
 struct Bisection {
-  Table level[kBits];
+  static constexpr int kLevels = kBits < 4 ? kBits : 4;
+  static constexpr int kRest = kBits - kLevels;
+  Table level[kLevels];
 };
 template <int kBits>
 TQ_INLINE Bisection<kBits> LoadBisection() {
-  constexpr int kThresholds = (1 << kBits) - 1;
-  Bisection<kBits> result;
-  for (int b = 0; b < kBits; ++b) {
-    const int step = 1 << (kBits - 1 - b);
-    result.level[b] = LoadShortTable(ThresholdsOf<kBits>() + step - 1, kThresholds - step + 1);
+  using Result = Bisection<kBits>;
+  constexpr int kThresholds = (1 << Result::kLevels) - 1;
+  float coarse[kThresholds];  // every 2^kRest-th
+  for (int i = 0; i < kThresholds; ++i) {
+    coarse[i] = ThresholdsOf<kBits>()[((i + 1) << Result::kRest) - 1];
+  }
+  Result result;
+  for (int b = 0; b < Result::kLevels; ++b) {
+    const int step = 1 << (Result::kLevels - 1 - b);
+    result.level[b] = LoadShortTable(coarse + step - 1, kThresholds - step + 1);
   }
   return result;
 }
 template <int kBits>
 TQ_INLINE IntVec NearestCodes(const Bisection<kBits>& thresholds, FloatVec u) {
+  constexpr int kLevels = Bisection<kBits>::kLevels;
+  constexpr int kRest = Bisection<kBits>::kRest;
   IntVec idx = ZeroInt();
-  for (int b = 0; b < kBits; ++b) {
-    idx = AddWhereGreater(idx, u, Lookup<kBits>(thresholds.level[b], idx), 1 << (kBits - 1 - b));
+  for (int b = 0; b < kLevels; ++b) {
+    idx =
+        AddWhereGreater(idx, u, Lookup<kLevels>(thresholds.level[b], idx), 1 << (kLevels - 1 - b));
+  }
+  if constexpr (kRest > 0) {
+    idx = ShiftLeft<kRest>(idx);
+    for (int step = 1 << (kRest - 1); step > 0; step /= 2) {
+      idx = AddWhereGreater(idx, u, Gather(ThresholdsOf<kBits>() + step - 1, idx), step);
+    }
   }
   return idx;
 }
 
-// EncodeRotatedRow of the scalar truth, step by step.
+// The centroids of a codebook, times a factor.
 template <int kBits>
-bool EncodeRow(const float* y, int d, uint8_t* codes, uint16_t* scale) {
-  const size_t code_bytes = static_cast<size_t>(kBits * d / 8);
-  *scale = 0;
+struct ScaledCentroids {
+  TQ_INLINE explicit ScaledCentroids(float factor) : factor_(Set(factor)) {
+    if constexpr (kBits <= 4) {
+      table_ = Scale(LoadTable<kBits>(CentroidsOf<kBits>()), factor);
+    }
+  }
+  TQ_INLINE FloatVec operator[](IntVec idx) const {
+    if constexpr (kBits <= 4) return Lookup<kBits>(table_, idx);
+    return Mul(Gather(CentroidsOf<kBits>(), idx), factor_);
+  }
+
+ private:
+  Table table_;
+  FloatVec factor_;
+};
+
+// MeasureRow of the scalar truth.
+struct RowMeasure {
+  bool finite;
+  bool usable;
+  float inverse_rms;
+};
+TQ_INLINE RowMeasure Measure(const float* y, int d) {
   Sum16 sum;
   for (int v = 0; v < kVecsOf16; ++v) sum.part[v] = Zero();
   for (int i = 0; i < d; i += 16) {
@@ -327,28 +387,49 @@ bool EncodeRow(const float* y, int d, uint8_t* codes, uint16_t* scale) {
     }
   }
   const float energy = Fold(sum);
-  const float rms =
-      _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(energy / static_cast<float>(d))));  // no errno
-  const float inverse_rms = 1.0f / rms;
+  const float inverse_rms = 1.0f / SquareRoot(energy / static_cast<float>(d));
   // Not finite, zero, or too small to divide by: the row is stored as zeros.
   const bool finite = energy <= 3.4028234e38f;
-  if (!finite || energy <= 0.0f || !(inverse_rms <= 3.4028234e38f)) {
-    memset(codes, 0, code_bytes);
-    return finite;
-  }
-  const Table centroids = LoadTable<kBits>(CentroidsOf<kBits>());
-  const Bisection<kBits> thresholds = LoadBisection<kBits>();
-  alignas(64) uint8_t bytes[kMaxHeadDim];
+  return {finite, finite && energy > 0.0f && inverse_rms <= 3.4028234e38f, inverse_rms};
+}
+
+// The least-squares scale, rounded as it is stored, from the sums over terms y c and c c.
+struct ScaleFit {
   Sum16 dot;
   Sum16 norm;
-  for (int v = 0; v < kVecsOf16; ++v) dot.part[v] = norm.part[v] = Zero();
+
+  TQ_INLINE ScaleFit() {
+    for (int v = 0; v < kVecsOf16; ++v) dot.part[v] = norm.part[v] = Zero();
+  }
+  // Vector v of sixteen terms.
+  TQ_INLINE void AddTerms(int v, FloatVec y, FloatVec c) {
+    dot.part[v] = Add(dot.part[v], Mul(y, c));
+    norm.part[v] = Add(norm.part[v], Mul(c, c));
+  }
+  TQ_INLINE uint16_t Half() const {
+    const float s = Fold(dot) / Fold(norm);
+    return ToHalf(s > 65504.0f ? 65504.0f : s);
+  }
+};
+
+// EncodeRotatedRow of the scalar truth, step by step.
+template <int kBits>
+bool EncodeRow(const float* y, int d, uint8_t* codes, uint16_t* scale) {
+  *scale = 0;
+  const RowMeasure row = Measure(y, d);
+  if (!row.usable) {
+    memset(codes, 0, static_cast<size_t>(kBits * d / 8));
+    return row.finite;
+  }
+  const ScaledCentroids<kBits> centroids(1.0f);
+  const Bisection<kBits> thresholds = LoadBisection<kBits>();
+  alignas(64) uint8_t bytes[kMaxHeadDim];
+  ScaleFit fit;
   for (int i = 0; i < d; i += 16) {
     for (int v = 0; v < kVecsOf16; ++v) {
       const FloatVec x = Load(y + i + v * kLanes);
-      const IntVec idx = NearestCodes<kBits>(thresholds, Mul(x, Set(inverse_rms)));
-      const FloatVec c = Lookup<kBits>(centroids, idx);
-      dot.part[v] = Add(dot.part[v], Mul(x, c));
-      norm.part[v] = Add(norm.part[v], Mul(c, c));
+      const IntVec idx = NearestCodes<kBits>(thresholds, Mul(x, Set(row.inverse_rms)));
+      fit.AddTerms(v, x, centroids[idx]);
       StoreBytes(bytes + i + v * kLanes, idx);
     }
   }
@@ -357,10 +438,7 @@ bool EncodeRow(const float* y, int d, uint8_t* codes, uint16_t* scale) {
   } else {
     PackCodes<kBits, uint16_t>(bytes, d, codes);
   }
-  float s = Fold(dot) / Fold(norm);
-  if (s > 65504.0f) s = 65504.0f;
-  *scale = static_cast<uint16_t>(
-      _mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(s), _MM_FROUND_TO_NEAREST_INT)));
+  *scale = fit.Half();
   return true;
 }
 
@@ -369,6 +447,10 @@ bool EncodeKernel(int bits, const RotationView& r, const float* x, const float* 
   alignas(64) float y[kMaxHeadDim];
   RotateRow(r, x, mean, y);
   switch (bits) {
+    case 1:
+      return EncodeRow<1>(y, r.head_dim, codes, scale);
+    case 8:
+      return EncodeRow<8>(y, r.head_dim, codes, scale);
     case 2:
       return EncodeRow<2>(y, r.head_dim, codes, scale);
     case 3:
@@ -382,33 +464,35 @@ bool EncodeKernel(int bits, const RotationView& r, const float* x, const float* 
 
 template <int kBits>
 void DecodeRows(const uint8_t* codes, const uint16_t* scales, int d, int n, float* out) {
-  constexpr int kCount = kPlanes<kBits>;
-  const Table centroids = LoadTable<kBits>(CentroidsOf<kBits>());
   const size_t stride = static_cast<size_t>(kBits * d / 8);
-  const int plane = d / kCount;
   for (int j = 0; j < n; ++j) {
     const uint8_t* row = codes + j * stride;
     float* to = out + static_cast<size_t>(j) * d;
-    const Table scaled =
-        Scale(centroids, _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(scales[j]))));
-    if (PlanesFitVectors(d)) {
-      for (int k = 0; k < plane; k += kLanes) {
-        IntVec idx[kCount];
-        LoadIndices<kBits>(row, ChunkAt<kBits>(d, k), idx);
-        for (int t = 0; t < kCount; ++t) Store(to + t * plane + k, Lookup<kBits>(scaled, idx[t]));
-      }
-    } else {
-      alignas(64) uint8_t bytes[kMaxHeadDim];
-      UnpackCodes<kBits>(row, d, bytes);
-      for (int i = 0; i < d; i += kLanes) {
-        Store(to + i, Lookup<kBits>(scaled, LoadBytes(bytes + i)));
+    const ScaledCentroids<kBits> scaled(FromHalf(scales[j]));
+    if constexpr (kBits > 1 && kBits < 8) {
+      if (PlanesFitVectors(d)) {
+        constexpr int kCount = kPlanes<kBits>;
+        const int plane = d / kCount;
+        for (int k = 0; k < plane; k += kLanes) {
+          IntVec idx[kCount];
+          LoadIndices<kBits>(row, ChunkAt<kBits>(d, k), idx);
+          for (int t = 0; t < kCount; ++t) Store(to + t * plane + k, scaled[idx[t]]);
+        }
+        continue;
       }
     }
+    alignas(64) uint8_t bytes[kMaxHeadDim];
+    UnpackCodes<kBits>(row, d, bytes);
+    for (int i = 0; i < d; i += kLanes) Store(to + i, scaled[LoadBytes(bytes + i)]);
   }
 }
 
 void DecodeKernel(const CodedRows& k, int n, float* out) {
   switch (k.bits) {
+    case 1:
+      return DecodeRows<1>(k.codes, k.scales, k.head_dim, n, out);
+    case 8:
+      return DecodeRows<8>(k.codes, k.scales, k.head_dim, n, out);
     case 2:
       return DecodeRows<2>(k.codes, k.scales, k.head_dim, n, out);
     case 3:

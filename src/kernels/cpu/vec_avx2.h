@@ -142,6 +142,11 @@ struct Table {
 };
 template <int kBits>
 TQ_INLINE Table LoadTable(const float* entries) {
+  if constexpr (kBits == 1) {
+    const FloatVec pairs = _mm256_castpd_ps(_mm256_set1_pd(
+        _mm_cvtsd_f64(_mm_castps_pd(_mm_setr_ps(entries[0], entries[1], 0.0f, 0.0f)))));
+    return {pairs, pairs};
+  }
   if constexpr (kBits == 2) {
     const FloatVec twice = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(entries));
     return {twice, twice};
@@ -163,6 +168,21 @@ TQ_INLINE FloatVec Lookup(const Table& table, IntVec idx) {
 TQ_INLINE Table Scale(const Table& table, float s) {
   return {Mul(table.low, Set(s)), Mul(table.high, Set(s))};
 }
+
+TQ_INLINE FloatVec Gather(const float* entries, IntVec idx) {
+  return _mm256_i32gather_ps(entries, idx, sizeof(float));
+}
+TQ_INLINE FloatVec Lookup32(const Table& low, const Table& high, IntVec idx) {
+  return _mm256_blendv_ps(Lookup<4>(low, idx), Lookup<4>(high, idx),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(idx, 27)));
+}
+
+TQ_INLINE float SquareRoot(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+TQ_INLINE uint16_t ToHalf(float x) {
+  return static_cast<uint16_t>(
+      _mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT)));
+}
+TQ_INLINE float FromHalf(uint16_t x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x))); }
 
 TQ_INLINE FloatVec HalfLoad(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -197,6 +217,70 @@ TQ_INLINE void TransposeDwords(const uint8_t* const* rows, size_t offset, IntVec
   column[1] = _mm256_unpackhi_epi64(low01, low23);
   column[2] = _mm256_unpacklo_epi64(high01, high23);
   column[3] = _mm256_unpackhi_epi64(high01, high23);
+}
+
+template <int kSpan>
+TQ_INLINE FloatVec PairLow(FloatVec v) {
+  if constexpr (kSpan == 4) return _mm256_unpacklo_ps(v, v);
+  return _mm256_permutevar8x32_ps(v, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+}
+template <int kSpan>
+TQ_INLINE FloatVec PairHigh(FloatVec v) {
+  if constexpr (kSpan == 4) return _mm256_unpackhi_ps(v, v);
+  return _mm256_permutevar8x32_ps(v, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7));
+}
+template <int kRuns>
+TQ_INLINE FloatVec LoadQuads(const float* const* rows, size_t at) {
+  const FloatVec v = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(rows[0] + at));
+  if constexpr (kRuns == 1) return v;
+  return _mm256_insertf128_ps(v, _mm_loadu_ps(rows[kRuns - 1] + at), 1);
+}
+TQ_INLINE IntVec QuadChoice(IntVec choice) { return choice; }
+TQ_INLINE FloatVec InQuad(FloatVec v, IntVec choice) { return _mm256_permutevar_ps(v, choice); }
+TQ_INLINE FloatVec Min(FloatVec a, FloatVec b) { return _mm256_min_ps(a, b); }
+TQ_INLINE IntVec Or(IntVec a, IntVec b) { return _mm256_or_si256(a, b); }
+TQ_INLINE IntVec WhereLess(FloatVec a, FloatVec b, int value, IntVec old) {
+  return _mm256_blendv_epi8(old, _mm256_set1_epi32(value),
+                            _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+}
+TQ_INLINE void StoreLess(uint8_t* to, FloatVec a, FloatVec b) {
+  *to = static_cast<uint8_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+}
+TQ_INLINE void StoreQuads(const FloatVec (&v)[4], float* to) {
+  const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1]));
+  const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
+  const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3]));
+  const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
+  Store(to, _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23)));
+  Store(to + kLanes, _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23)));
+  Store(to + 2 * kLanes, _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)));
+  Store(to + 3 * kLanes, _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23)));
+}
+
+TQ_INLINE void ExpandPlanes(const uint64_t* planes, int count, uint8_t byte[64]) {
+  const __m256i spread =
+      _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i one_bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
+  for (int half = 0; half < 2; ++half) {
+    __m256i v = _mm256_setzero_si256();
+    for (int p = 0; p < count; ++p) {
+      const __m256i bits = _mm256_set1_epi32(static_cast<int>(planes[p] >> (32 * half)));
+      const __m256i mine = _mm256_and_si256(_mm256_shuffle_epi8(bits, spread), one_bit);
+      v = _mm256_or_si256(v, _mm256_and_si256(_mm256_cmpeq_epi8(mine, one_bit),
+                                              _mm256_set1_epi8(static_cast<char>(1 << p))));
+    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(byte + 32 * half), v);
+  }
+}
+TQ_INLINE uint64_t PlaneOfBytes(const uint8_t byte[64], int bit) {
+  const __m128i up = _mm_cvtsi32_si128(7 - bit);  // to the top of every byte
+  uint64_t plane = 0;
+  for (int half = 0; half < 2; ++half) {
+    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(byte + 32 * half));
+    const int bits = _mm256_movemask_epi8(_mm256_sll_epi16(v, up));
+    plane |= static_cast<uint64_t>(static_cast<uint32_t>(bits)) << (32 * half);
+  }
+  return plane;
 }
 
 }  // namespace

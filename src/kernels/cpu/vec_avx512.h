@@ -5,7 +5,8 @@
 // *_kernels.h beside it lives in an anonymous namespace, includes no header whose inline functions
 // it calls, and uses no standard template. tests/kernels checks the object files for weak symbols.
 //
-// vec_avx2.h has the same names for 8 lanes; the kernels are written once against them.
+// vec_avx2.h has the same names for 8 lanes, vec_neon.h for 4; the kernels are written once against
+// them.
 #ifndef TURBOQUANT_KERNELS_CPU_VEC_AVX512_H_
 #define TURBOQUANT_KERNELS_CPU_VEC_AVX512_H_
 
@@ -158,6 +159,10 @@ struct Table {
 };
 template <int kBits>
 TQ_INLINE Table LoadTable(const float* entries) {
+  if constexpr (kBits == 1) {
+    return {_mm512_castpd_ps(_mm512_set1_pd(
+        _mm_cvtsd_f64(_mm_castps_pd(_mm_setr_ps(entries[0], entries[1], 0.0f, 0.0f)))))};
+  }
   if constexpr (kBits == 2) return {_mm512_broadcast_f32x4(_mm_loadu_ps(entries))};
   if constexpr (kBits == 3) return {_mm512_broadcast_f32x8(_mm256_loadu_ps(entries))};
   if constexpr (kBits == 4) return {_mm512_loadu_ps(entries)};
@@ -171,6 +176,23 @@ TQ_INLINE FloatVec Lookup(const Table& table, IntVec idx) {
   return _mm512_permutexvar_ps(idx, table.entries);
 }
 TQ_INLINE Table Scale(const Table& table, float s) { return {Mul(table.entries, Set(s))}; }
+
+// Entry idx of a table in memory.
+TQ_INLINE FloatVec Gather(const float* entries, IntVec idx) {
+  return _mm512_i32gather_ps(idx, entries, sizeof(float));
+}
+// Of 32 entries, 16 in each table.
+TQ_INLINE FloatVec Lookup32(const Table& low, const Table& high, IntVec idx) {
+  return _mm512_permutex2var_ps(low.entries, idx, high.entries);
+}
+
+// One value, rounded like a lane. sqrtf would set errno through a call.
+TQ_INLINE float SquareRoot(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+TQ_INLINE uint16_t ToHalf(float x) {
+  return static_cast<uint16_t>(
+      _mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT)));
+}
+TQ_INLINE float FromHalf(uint16_t x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x))); }
 
 TQ_INLINE FloatVec HalfLoad(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -207,6 +229,80 @@ TQ_INLINE void TransposeDwords(const uint8_t* const* rows, size_t offset, IntVec
   column[1] = _mm512_unpackhi_epi64(low01, low23);
   column[2] = _mm512_unpacklo_epi64(high01, high23);
   column[3] = _mm512_unpackhi_epi64(high01, high23);
+}
+
+// ---- trellis search: lanes are states, runs of kSpan lanes belong to one row ----
+
+// Lane n of a run takes lane n / 2 of its run (PairLow) or kSpan / 2 + n / 2 (PairHigh).
+template <int kSpan>
+TQ_INLINE FloatVec PairLow(FloatVec v) {
+  if constexpr (kSpan == 4) return _mm512_unpacklo_ps(v, v);
+  const IntVec idx = kSpan == 8
+                         ? _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 8, 8, 9, 9, 10, 10, 11, 11)
+                         : _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  return _mm512_permutexvar_ps(idx, v);
+}
+template <int kSpan>
+TQ_INLINE FloatVec PairHigh(FloatVec v) {
+  if constexpr (kSpan == 4) return _mm512_unpackhi_ps(v, v);
+  const IntVec idx =
+      kSpan == 8 ? _mm512_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7, 12, 12, 13, 13, 14, 14, 15, 15)
+                 : _mm512_setr_epi32(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+  return _mm512_permutexvar_ps(idx, v);
+}
+// Four floats at rows[i] + at, repeated over the run of row i.
+template <int kRuns>
+TQ_INLINE FloatVec LoadQuads(const float* const* rows, size_t at) {
+  FloatVec v = _mm512_broadcast_f32x4(_mm_loadu_ps(rows[0] + at));
+  if constexpr (kRuns == 2) v = _mm512_mask_broadcast_f32x4(v, 0xFF00, _mm_loadu_ps(rows[1] + at));
+  if constexpr (kRuns == 4) {
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(rows[1] + at), 1);
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(rows[2] + at), 2);
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(rows[3] + at), 3);
+  }
+  return v;
+}
+// Every lane takes the float of its quad that choice (0..3, made ready once) names.
+TQ_INLINE IntVec QuadChoice(IntVec choice) { return choice; }
+TQ_INLINE FloatVec InQuad(FloatVec v, IntVec choice) { return _mm512_permutevar_ps(v, choice); }
+TQ_INLINE FloatVec Min(FloatVec a, FloatVec b) { return _mm512_min_ps(a, b); }
+TQ_INLINE IntVec Or(IntVec a, IntVec b) { return _mm512_or_si512(a, b); }
+// value in lanes where a < b, old in the others.
+TQ_INLINE IntVec WhereLess(FloatVec a, FloatVec b, int value, IntVec old) {
+  return _mm512_mask_mov_epi32(old, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), _mm512_set1_epi32(value));
+}
+// Bit l of the bytes at `to` says a < b in lane l.
+TQ_INLINE void StoreLess(uint8_t* to, FloatVec a, FloatVec b) {
+  const __mmask16 less = _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+  __builtin_memcpy(to, &less, sizeof(less));
+}
+// to[c * kLanes + 4 g + s] = lane 4 g + c of v[s].
+TQ_INLINE void StoreQuads(const FloatVec (&v)[4], float* to) {
+  const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(v[0], v[1]));
+  const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(v[0], v[1]));
+  const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(v[2], v[3]));
+  const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(v[2], v[3]));
+  Store(to, _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23)));
+  Store(to + kLanes, _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23)));
+  Store(to + 2 * kLanes, _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23)));
+  Store(to + 3 * kLanes, _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23)));
+}
+
+// ---- bit planes: 64 values at a time ----
+
+// byte[t] = sum over p < count of bit t of planes[p], times 2^p.
+TQ_INLINE void ExpandPlanes(const uint64_t* planes, int count, uint8_t byte[64]) {
+  IntVec v = _mm512_setzero_si512();
+  for (int p = 0; p < count; ++p) {
+    v = _mm512_or_si512(
+        v, _mm512_maskz_mov_epi8(planes[p], _mm512_set1_epi8(static_cast<char>(1 << p))));
+  }
+  _mm512_storeu_si512(byte, v);
+}
+// Bit t of the result is bit `bit` of byte[t].
+TQ_INLINE uint64_t PlaneOfBytes(const uint8_t byte[64], int bit) {
+  return _mm512_test_epi8_mask(_mm512_loadu_si512(byte),
+                               _mm512_set1_epi8(static_cast<char>(1 << bit)));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "base/fp16.h"
 #include "codec/format.h"
 #include "codec/scalar_codec.h"
+#include "codec/trellis_codec.h"
 #include "kernels/kernel_api.h"
 
 namespace turboquant {
@@ -40,6 +41,32 @@ void Decode(const CodedRows& k, int n, float* out) {
   for (int j = 0; j < n; ++j) {
     DecodeRotatedRow(k.bits, k.codes + j * bytes, k.scales[j], k.head_dim,
                      out + static_cast<size_t>(j) * k.head_dim);
+  }
+}
+
+int EncodeTrellis(const TrellisView& trellis, const RotationView& r, const float* x,
+                  const float* mean, int n, uint8_t* planes, uint16_t* scales) {
+  TrellisScratch scratch;
+  float y[kMaxHeadDim];
+  int invalid = 0;
+  for (int j = 0; j < n; ++j) {
+    const float* row = x + static_cast<size_t>(j) * r.head_dim;
+    for (int i = 0; i < r.head_dim; ++i) y[i] = mean != nullptr ? row[i] - mean[i] : row[i];
+    Rotate(r, y, y);
+    const size_t at = static_cast<size_t>(j) * trellis.bits * r.head_dim / 8;
+    invalid += EncodeTrellisRow(trellis, ScaleRule::kLeastSquares, y, r.head_dim, &scratch,
+                                planes + at, scales + j)
+                   ? 0
+                   : 1;
+  }
+  return invalid;
+}
+
+void DecodeTrellis(const TrellisView& trellis, int head_dim, const uint8_t* planes,
+                   const uint16_t* scales, int n, float* out) {
+  for (int j = 0; j < n; ++j) {
+    DecodeTrellisRow(trellis, planes + static_cast<size_t>(j) * trellis.bits * head_dim / 8,
+                     scales[j], head_dim, out + static_cast<size_t>(j) * head_dim);
   }
 }
 
@@ -142,6 +169,8 @@ constexpr KernelTable kScalarKernelTable = {
     .unrotate = Unrotate,
     .encode = Encode,
     .decode = Decode,
+    .encode_trellis = EncodeTrellis,
+    .decode_trellis = DecodeTrellis,
     .coded_scores = CodedScores,
     .coded_accumulate = CodedAccumulate,
     .dense_scores = DenseScores,
