@@ -17,6 +17,7 @@
 #include "base/fp16.h"
 #include "base/rng.h"
 #include "kernels/kernel_api.h"
+#include "kernels/tile_layout.h"
 #include "math/rotation.h"
 
 #if defined(__x86_64__)
@@ -197,25 +198,26 @@ std::vector<float> RandomFloats(size_t n) {
 
 // A cache of kCacheRows rows, walked kBlock rows a call: the codes come from the second-level cache
 // (or from memory, with many rows), as in a decode step.
-constexpr int kBlock = 64;
+constexpr int kBlock = 128;
 
 struct Coded {
-  Coded(const KernelTable& table, int bits, int d, int rows)
-      : bits(bits), d(d), rows(rows), stride(static_cast<size_t>(bits * d / 8)) {
-    codes.resize(stride * rows);
-    scales.resize(rows);
+  Coded(const KernelTable& table, int bits, int d, int rows, TileForm form)
+      : bits(bits), d(d), form(form), stride(static_cast<size_t>(bits * d / 8)) {
+    codes.resize(TilesBytes(stride, rows));
+    scales.resize(TilesBytes(1, rows));
+    std::vector<uint8_t> row(stride);
     const Rotation rotation(d, 1);
     const std::vector<float> x = RandomFloats(static_cast<size_t>(d) * 64);
     for (int j = 0; j < rows; ++j) {
-      table.encode(bits, rotation.view(), x.data() + (j % 64) * d, nullptr,
-                   codes.data() + j * stride, &scales[j]);
+      table.encode(bits, rotation.view(), x.data() + (j % 64) * d, nullptr, row.data(), &scales[j]);
+      StoreTileRow(form, stride, j, row.data(), codes.data());
     }
   }
-  CodedRows At(int j) const { return {bits, d, codes.data() + j * stride, scales.data() + j}; }
+  CodedTiles At(int j) const { return {bits, d, codes.data(), scales.data(), j, form}; }
 
   int bits;
   int d;
-  int rows;
+  TileForm form;
   size_t stride;
   std::vector<uint8_t> codes;
   std::vector<uint16_t> scales;
@@ -237,19 +239,21 @@ void Encode(benchmark::State& state, const KernelTable& table, int bits, int d) 
 
 void Scores(benchmark::State& state, const KernelTable& table, int bits, int d, int rows,
             int cache_rows) {
-  const Coded k(table, bits, d, cache_rows);
+  const Coded k(table, bits, d, cache_rows, TileForm::kKeys);
   const std::vector<float> q = RandomFloats(static_cast<size_t>(rows) * d);
+  std::vector<uint8_t> prepared(rows * PreparedQueryBytes(d));
+  table.prepare_queries(q.data(), d, rows, prepared.data());
   std::vector<float> out(static_cast<size_t>(rows) * kBlock);
   int j = 0;
   LoopRows(state, kBlock, [&] {
-    table.coded_scores(k.At(j), q.data(), rows, kBlock, out.data(), kBlock);
+    table.coded_scores(k.At(j), prepared.data(), rows, kBlock, out.data(), kBlock);
     j = (j + kBlock) % cache_rows;
   });
 }
 
 void Accumulate(benchmark::State& state, const KernelTable& table, int bits, int d, int rows,
                 int cache_rows) {
-  const Coded v(table, bits, d, cache_rows);
+  const Coded v(table, bits, d, cache_rows, TileForm::kValues);
   std::vector<float> p = RandomFloats(static_cast<size_t>(rows) * kBlock);
   std::vector<float> o(static_cast<size_t>(rows) * d);
   int j = 0;

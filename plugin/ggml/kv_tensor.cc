@@ -20,6 +20,7 @@ StoreShape ShapeOf(int width, int cells, int head_dim, const Policy& policy, boo
   s.head_dim = head_dim;
   s.cells = cells;
   s.format = is_key ? policy.k : policy.v;
+  s.form = is_key ? TileForm::kKeys : TileForm::kValues;
   s.sink = std::min(policy.sink, cells);
   s.tail = policy.tail;
   s.page = policy.page;

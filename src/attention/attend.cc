@@ -12,11 +12,11 @@ namespace turboquant {
 namespace {
 
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
-constexpr int kTile = 64;         // cells of one inner step
+constexpr int kTile = 128;        // cells of one inner step for few query rows
+constexpr int kManyRowsTile = 64; // for many: their logits stay in the first-level cache
 constexpr int kChunk = 512;       // cells of one decode work item
 constexpr int kDirectRows = 129;  // from so many query rows on, items own whole query tiles
 constexpr int kTileRows = 96;     // query rows of such a tile
-constexpr int kFewRows = 16;      // up to here codes are read in place, above a tile is decoded first
 constexpr int kProjectRows = 32;
 constexpr int kMeanTile = 32;
 
@@ -64,10 +64,9 @@ bool FillExactBias(const AttentionProblem& p, int token, int q_head, int first, 
   return best > kMinusInf;
 }
 
-CodedRows RowsAt(const Side& s, int kv_head, int cell) {
-  const size_t bytes = CodeBytes(static_cast<Format>(s.bits), s.head_dim);
-  return {s.bits, s.head_dim, s.codes + kv_head * s.head_code_stride + cell * bytes,
-          s.scales + kv_head * s.head_scale_stride + cell};
+CodedTiles TilesAt(const Side& s, int kv_head, int cell) {
+  return {s.bits, s.head_dim, s.codes + kv_head * s.head_code_stride,
+          s.scales + kv_head * s.head_scale_stride, s.first_cell + cell, s.form};
 }
 
 }  // namespace
@@ -95,7 +94,8 @@ void AttentionRun::Prepare() {
     l.chunks = (p.cells + l.chunk - 1) / l.chunk;
     const size_t all_rows = static_cast<size_t>(p.num_kv_heads) * l.rows;
     l.q_plain = take(all_rows * l.kd);
-    l.q_coded = p.k.bits != 0 ? take(all_rows * l.kd) : l.q_plain;
+    l.prepared = PreparedQueryBytes(l.kd) / sizeof(float);
+    l.q_coded = p.k.bits != 0 ? take(all_rows * l.prepared) : 0;
     l.q_mean = take(all_rows * p.k.means.capacity);
     // One more state per row than chunks: the exact segment.
     l.partial = l.direct ? 0 : take(all_rows * (l.chunks + 1) * l.state);
@@ -106,7 +106,7 @@ void AttentionRun::Prepare() {
     attend_items_ += p.num_kv_heads * l.q_tiles * (l.direct ? 1 : l.chunks + 1);
     merge_items_ += l.direct ? 0 : p.num_kv_heads * l.rows;
   }
-  if (workspace_.size() < floats) workspace_.resize(floats);
+  if (workspace_.size() < floats + 16) workspace_.resize(floats + 16);
 }
 
 void AttentionRun::ProjectItem(int item) {
@@ -119,21 +119,25 @@ void AttentionRun::ProjectItem(int item) {
   const int kv_head = local / blocks;
   const int row0 = local % blocks * kProjectRows;
   const int row1 = std::min(l.rows, row0 + kProjectRows);
-  float* plain = &workspace_[l.q_plain] + static_cast<size_t>(kv_head) * l.rows * l.kd;
-  float* coded = &workspace_[l.q_coded] + static_cast<size_t>(kv_head) * l.rows * l.kd;
+  float* plain = Workspace(l.q_plain) + static_cast<size_t>(kv_head) * l.rows * l.kd;
+  auto* coded = reinterpret_cast<uint8_t*>(Workspace(l.q_coded) +
+                                           static_cast<size_t>(kv_head) * l.rows * l.prepared);
+  float rotated[kMaxHeadDim];
   for (int r = row0; r < row1; ++r) {
     const auto* q = reinterpret_cast<const float*>(
         p.q + r / p.group * p.q_token_stride +
         (kv_head * p.group + r % p.group) * p.q_head_stride);
     float* to = plain + static_cast<size_t>(r) * l.kd;
     for (int d = 0; d < l.kd; ++d) to[d] = q[d] * p.scale;
-    if (p.k.bits != 0) kernels_->rotate(p.k.rotation, to, coded + static_cast<size_t>(r) * l.kd);
+    if (p.k.bits == 0) continue;
+    kernels_->rotate(p.k.rotation, to, rotated);
+    kernels_->prepare_queries(rotated, l.kd, 1, coded + r * l.prepared * sizeof(float));
   }
   const MeanTable& means = p.k.means;
   if (means.capacity == 0) return;
   float* rows = ThreadScratch(static_cast<size_t>(kMeanTile) * l.kd);
   const int first = kv_head * l.kd;
-  float* dots = &workspace_[l.q_mean] + static_cast<size_t>(kv_head) * l.rows * means.capacity;
+  float* dots = Workspace(l.q_mean) + static_cast<size_t>(kv_head) * l.rows * means.capacity;
   for (int m0 = 0; m0 < means.capacity; m0 += kMeanTile) {
     const int n = std::min(kMeanTile, means.capacity - m0);
     bool used = false;
@@ -161,37 +165,38 @@ void AttentionRun::AttendTiles(const AttentionProblem& p, const Layout& l, int k
                                int token1, int cell0, int cell1, bool exact, float* state) const {
   const int row0 = token0 * p.group;
   const int rows = (token1 - token0) * p.group;
+  const int tile_cells = rows < kDirectRows / 2 ? kTile : kManyRowsTile;
   const bool coded_k = !exact && p.k.bits != 0;
   const bool coded_v = !exact && p.v.bits != 0;
-  const bool few = rows <= kFewRows;
   const bool row_bias = p.slopes != nullptr || p.mask_head_stride != 0;
-  const size_t q_at = (static_cast<size_t>(kv_head) * l.rows + row0) * l.kd;
-  const float* q = &workspace_[(coded_k ? l.q_coded : l.q_plain)] + q_at;
+  const size_t q_at = static_cast<size_t>(kv_head) * l.rows + row0;
+  const float* q = Workspace(l.q_plain) + q_at * l.kd;
+  const auto* prepared = reinterpret_cast<const uint8_t*>(Workspace(l.q_coded) + q_at * l.prepared);
   const MeanTable& means = p.k.means;
   const float* q_mean = coded_k && means.capacity > 0
-                            ? &workspace_[l.q_mean] +
+                            ? Workspace(l.q_mean) +
                                   (static_cast<size_t>(kv_head) * l.rows + row0) * means.capacity
                             : nullptr;
 
   const int bias_rows = row_bias ? rows : token1 - token0;
-  const size_t tile_floats = static_cast<size_t>(kTile) * std::max(l.kd, l.vd);
-  float* s = ThreadScratch(static_cast<size_t>(rows) * kTile + static_cast<size_t>(bias_rows) * kTile +
+  const size_t tile_floats = static_cast<size_t>(tile_cells) * std::max(l.kd, l.vd);
+  float* s = ThreadScratch(static_cast<size_t>(rows) * tile_cells + static_cast<size_t>(bias_rows) * tile_cells +
                            tile_floats + static_cast<size_t>(rows) * l.vd);
-  float* bias = s + static_cast<size_t>(rows) * kTile;
-  float* tile = bias + static_cast<size_t>(bias_rows) * kTile;
+  float* bias = s + static_cast<size_t>(rows) * tile_cells;
+  float* tile = bias + static_cast<size_t>(bias_rows) * tile_cells;
   float* o = tile + tile_floats;  // contiguous accumulators, as the kernels want them
   for (int r = 0; r < rows; ++r) {
     std::memcpy(o + static_cast<size_t>(r) * l.vd, state + static_cast<size_t>(r) * l.state + 2,
                 l.vd * sizeof(float));
   }
 
-  for (int c = cell0; c < cell1; c += kTile) {
-    const int n = std::min(kTile, cell1 - c);
+  for (int c = cell0; c < cell1; c += tile_cells) {
+    const int n = std::min(tile_cells, cell1 - c);
     bool seen = false;
     for (int b = 0; b < bias_rows; ++b) {
       const int token = token0 + (row_bias ? b / p.group : b);
       const int q_head = kv_head * p.group + (row_bias ? b % p.group : 0);
-      float* to = bias + static_cast<size_t>(b) * kTile;
+      float* to = bias + static_cast<size_t>(b) * tile_cells;
       seen |= exact ? FillExactBias(p, token, q_head, c, n, to)
                     : FillBias(p, token, q_head, c, n, to, *kernels_);
     }
@@ -204,13 +209,11 @@ void AttentionRun::AttendTiles(const AttentionProblem& p, const Layout& l, int k
       }
     } else if (!coded_k) {
       p.k.load(p.k.context, kv_head, c, n, tile);
-    } else if (!few) {
-      kernels_->decode(RowsAt(p.k, kv_head, c), n, tile);
     }
-    if (coded_k && few) {
-      kernels_->coded_scores(RowsAt(p.k, kv_head, c), q, rows, n, s, kTile);
+    if (coded_k) {
+      kernels_->coded_scores(TilesAt(p.k, kv_head, c), prepared, rows, n, s, tile_cells);
     } else {
-      kernels_->dense_scores(tile, l.kd, q, rows, n, s, kTile);
+      kernels_->dense_scores(tile, l.kd, q, rows, n, s, tile_cells);
     }
     if (q_mean != nullptr) {
       const uint16_t* id = means.cell_mean + c;
@@ -220,7 +223,7 @@ void AttentionRun::AttendTiles(const AttentionProblem& p, const Layout& l, int k
         if (id[j] != 0) {
           for (int r = 0; r < rows; ++r) {
             const float add = q_mean[static_cast<size_t>(r) * means.capacity + id[j] - 1];
-            for (int t = j; t < end; ++t) s[static_cast<size_t>(r) * kTile + t] += add;
+            for (int t = j; t < end; ++t) s[static_cast<size_t>(r) * tile_cells + t] += add;
           }
         }
         j = end;
@@ -228,8 +231,8 @@ void AttentionRun::AttendTiles(const AttentionProblem& p, const Layout& l, int k
     }
     for (int r = 0; r < rows; ++r) {
       float* row_state = state + static_cast<size_t>(r) * l.state;
-      const float* b = bias + static_cast<size_t>(row_bias ? r : r / p.group) * kTile;
-      const float factor = kernels_->softmax(s + static_cast<size_t>(r) * kTile, n, b, p.softcap,
+      const float* b = bias + static_cast<size_t>(row_bias ? r : r / p.group) * tile_cells;
+      const float factor = kernels_->softmax(s + static_cast<size_t>(r) * tile_cells, n, b, p.softcap,
                                              &row_state[0], &row_state[1]);
       if (factor != 1.0f) {
         float* row = o + static_cast<size_t>(r) * l.vd;
@@ -243,13 +246,11 @@ void AttentionRun::AttendTiles(const AttentionProblem& p, const Layout& l, int k
       }
     } else if (!coded_v) {
       p.v.load(p.v.context, kv_head, c, n, tile);
-    } else if (!few) {
-      kernels_->decode(RowsAt(p.v, kv_head, c), n, tile);
     }
-    if (coded_v && few) {
-      kernels_->coded_accumulate(RowsAt(p.v, kv_head, c), s, kTile, rows, n, o);
+    if (coded_v) {
+      kernels_->coded_accumulate(TilesAt(p.v, kv_head, c), s, tile_cells, rows, n, o);
     } else {
-      kernels_->dense_accumulate(tile, l.vd, s, kTile, rows, n, o);
+      kernels_->dense_accumulate(tile, l.vd, s, tile_cells, rows, n, o);
     }
   }
   for (int r = 0; r < rows; ++r) {
@@ -310,7 +311,7 @@ void AttentionRun::AttendItem(int item) {
     const int segments = l.chunks + 1;
     const int kv_head = local / segments;
     const int segment = local % segments;
-    float* state = &workspace_[l.partial] +
+    float* state = Workspace(l.partial) +
                    (static_cast<size_t>(kv_head) * segments + segment) * l.rows * l.state;
     reset(state, l.rows);
     const bool exact = segment == l.chunks;
@@ -349,7 +350,7 @@ void AttentionRun::MergeItem(int item) {
   thread_local std::vector<const float*> coded;
   coded.resize(l.chunks);
   auto state_of = [&](int segment) {
-    return &workspace_[l.partial] +
+    return Workspace(l.partial) +
            ((static_cast<size_t>(kv_head) * segments + segment) * l.rows + row) * l.state;
   };
   for (int c = 0; c < l.chunks; ++c) coded[c] = state_of(c);

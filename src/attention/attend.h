@@ -31,13 +31,15 @@ struct MeanTable {
 
 // Where the rows of one side come from. Cell indices are those of the problem (0 = first cell seen).
 struct Side {
-  // Coded rows: codes of (kv head h, cell j) at codes + h * head_code_stride + j * CodeBytes.
+  // Coded rows in tiles (kernels/tile_layout.h), those of kv head h at codes + h * head_code_stride.
   int bits = 0;        // 0: not coded, use `load`
   int head_dim = 0;    // values of one row; for coded sides also the size of the rotation
   const uint8_t* codes = nullptr;
   size_t head_code_stride = 0;
   const uint16_t* scales = nullptr;  // [heads][head_scale_stride]
   size_t head_scale_stride = 0;
+  TileForm form = TileForm::kKeys;
+  int first_cell = 0;  // the problem's cell 0, of codes and scales
   RotationView rotation{};
   MeanTable means;  // keys only
   // Plain rows: writes rows [cell, cell + n) of one head as f32 [n][head_dim].
@@ -108,6 +110,7 @@ class AttentionRun {
     int kd = 0, vd = 0;   // head dims of the stored rows
     int state = 0;        // floats of one row state: m, l, o[vd]
     size_t q_plain = 0, q_coded = 0, q_mean = 0, partial = 0;  // offsets into workspace_
+    size_t prepared = 0;  // floats of one prepared query row
     int first_project = 0, first_attend = 0, first_merge = 0;
   };
 
@@ -115,6 +118,12 @@ class AttentionRun {
                    int token1, int cell0, int cell1, bool exact, float* state) const;
   void FinishRow(const AttentionProblem& p, const Layout& l, int kv_head, int row,
                  const float* const* coded, int num_coded, const float* exact, float* scratch) const;
+
+  // 64-byte aligned, whatever the vector's own alignment.
+  float* Workspace(size_t offset) const {
+    const auto address = reinterpret_cast<uintptr_t>(workspace_.data());
+    return reinterpret_cast<float*>((address + 63) & ~uintptr_t{63}) + offset;
+  }
 
   const KernelTable* kernels_;
   std::vector<AttentionProblem> problems_;

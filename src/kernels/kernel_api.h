@@ -2,10 +2,11 @@
 //
 // A table is chosen once at run time (BestKernels). All tables give the same code bytes; float
 // results differ only by the order of additions. No function allocates, throws or fails: what a
-// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim, bits in {1,2,3,4,8}, and in {2,3,4} for the attention kernels).
+// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim; bits in {1, 2, 3, 4, 8},
+// for attention on codes in {2, 3, 4}).
 //
-// Shapes: q rows are [rows][head_dim] f32, contiguous. Coded rows are structure-of-arrays: codes of
-// row j start at codes + j * CodeBytes(format, head_dim), its fp16 scale is scales[j].
+// Shapes: q rows are [rows][head_dim] f32, contiguous. Coded rows come in two orders: canonical
+// (CodedRows), as they are saved, and in tiles (CodedTiles), as attention reads them.
 #ifndef TURBOQUANT_KERNELS_KERNEL_API_H_
 #define TURBOQUANT_KERNELS_KERNEL_API_H_
 
@@ -14,17 +15,38 @@
 #include <string_view>
 
 #include "codec/trellis.h"
+#include "kernels/tile_layout.h"
 #include "math/rotation.h"
 
 namespace turboquant {
 
-// Consecutive coded rows of one kv head.
+// Consecutive canonical rows of one kv head: codes of row j start at
+// codes + j * CodeBytes(format, head_dim), its fp16 scale is scales[j].
 struct CodedRows {
   int bits;  // 1, 2, 3, 4 or 8; the attention kernels take 2, 3 and 4
   int head_dim;
   const uint8_t* codes;
   const uint16_t* scales;
 };
+
+// Cells [first, first + n) of one kv head in tiles (kernels/tile_layout.h). Scores are fast on the
+// form of keys and sums on that of values; the other way round is right, but slow (attention whose
+// values are a part of the keys). Codes and scales are readable to the end of the last tile touched, whatever they hold
+// there; codes are 4-byte aligned.
+struct CodedTiles {
+  int bits;      // 2, 3 or 4
+  int head_dim;
+  const uint8_t* codes;    // of cell 0
+  const uint16_t* scales;  // of cell 0
+  int first;
+  TileForm form;
+};
+
+// Query rows as a table's coded_scores wants them, written by its prepare_queries: the f32 row, the
+// same in two signed bytes a value, one step size and one sum. 64-byte aligned.
+constexpr size_t PreparedQueryBytes(int head_dim) {
+  return (static_cast<size_t>(head_dim) * 6 + 8 + 63) / 64 * 64;
+}
 
 struct KernelTable {
   std::string_view name;  // "scalar", "avx2", "avx512"
@@ -53,11 +75,17 @@ struct KernelTable {
   void (*decode_trellis)(const TrellisView& trellis, int head_dim, const uint8_t* planes,
                          const uint16_t* scales, int n, float* out);
 
-  // out[r * ld + j] = scales[j] * <q[r], centroids(codes[j])>, r < rows, j < n. For few query rows.
-  void (*coded_scores)(const CodedRows& k, const float* q, int rows, int n, float* out, int ld);
+  // Prepares q[rows][head_dim] into rows * PreparedQueryBytes(head_dim) bytes.
+  void (*prepare_queries)(const float* q, int head_dim, int rows, uint8_t* prepared);
 
-  // o[r][head_dim] += sum over j < n of p[r * ld + j] * scales[j] * centroids(codes[j]).
-  void (*coded_accumulate)(const CodedRows& v, const float* p, int ld, int rows, int n, float* o);
+  // out[r * ld + j] = scale_j * <q_r, centroids of cell first + j>, r < rows, j < n.
+  // Integer tables round q to 15 bits of its largest value; everything else is exact.
+  void (*coded_scores)(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
+                       int ld);
+
+  // o[r][head_dim] += sum over j < n of p[r * ld + j] * scale_j * centroids of cell first + j, p >= 0.
+  // Integer tables round p * scale to 16 bits of the largest among 128 cells.
+  void (*coded_accumulate)(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o);
 
   // The same two over dense f32 rows x[n][head_dim]; for many query rows (prefill). dk / dv any
   // multiple of 16; q row stride and o row stride equal the head_dim given.

@@ -33,6 +33,7 @@ StoreShape SideShape(const CacheShape& c, const Policy& p, bool key) {
   s.width = c.num_kv_heads * s.head_dim;
   s.cells = c.capacity;
   s.format = key ? p.k : p.v;
+  s.form = key ? TileForm::kKeys : TileForm::kValues;
   s.sink = std::min(p.sink, c.capacity);
   s.tail = p.tail;
   s.page = p.page;

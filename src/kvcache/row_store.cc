@@ -46,8 +46,9 @@ size_t RowStore::BlockBytes(const StoreShape& s) {
     bytes += Align(means * 4) + Align(pages * 2) + Align(cells * 2) +
              Align(means * (s.width / 16) * 2) + Align(means * s.width);
   }
-  bytes += Align(slots * s.width * 2) + Align(cells * s.heads() * 2) +
-           Align(cells * s.heads() * CodeBytes(s.format, s.head_dim));
+  const size_t rows = TilesBytes(1, s.cells) * s.heads();
+  bytes += Align(slots * s.width * 2) + Align(rows * 2) +
+           Align(rows * CodeBytes(s.format, s.head_dim));
   return bytes;
 }
 
@@ -78,8 +79,9 @@ void RowStore::Bind(const StoreShape& shape, uint8_t* block, const Rotation* rot
     mean_steps_ = reinterpret_cast<int8_t*>(take(means * shape.width));
   }
   window_ = reinterpret_cast<uint16_t*>(take(static_cast<size_t>(slots()) * shape.width * 2));
-  scales_ = reinterpret_cast<uint16_t*>(take(cells * shape.heads() * 2));
-  codes_ = take(cells * shape.heads() * code_bytes_);
+  const size_t rows = tile_cells() * shape.heads();
+  scales_ = reinterpret_cast<uint16_t*>(take(rows * 2));
+  codes_ = take(rows * code_bytes_);
 }
 
 uint64_t RowStore::non_finite_rows() const {
@@ -282,9 +284,11 @@ void RowStore::EncodeJob(int index) {
   float mean[kMaxHeadDim];
   kernels_->half_to_float(job.values + static_cast<size_t>(head) * d, row, d);
   if (job.mean != 0) MeanValues(job.mean, head * d, d, mean);
-  const bool finite =
-      kernels_->encode(IndexBits(shape_.format), rotation_->view(), row,
-                       job.mean != 0 ? mean : nullptr, codes(head, job.cell), scale(head, job.cell));
+  uint8_t codes[kMaxHeadDim];
+  const bool finite = kernels_->encode(IndexBits(shape_.format), rotation_->view(), row,
+                                       job.mean != 0 ? mean : nullptr, codes,
+                                       scale(head, job.cell));
+  StoreCodes(head, job.cell, codes);
   if (!finite) __atomic_fetch_add(&header_->non_finite_rows, 1, __ATOMIC_RELAXED);
 }
 
@@ -358,8 +362,9 @@ void RowStore::ReadRow(int cell, float* out) const {
   float mean[kMaxHeadDim];
   for (int h = 0; h < shape_.heads(); ++h) {
     float* head = out + static_cast<size_t>(h) * d;
-    const CodedRows row{IndexBits(shape_.format), d, codes(h, cell), scale(h, cell)};
-    kernels_->decode(row, 1, head);
+    uint8_t codes[kMaxHeadDim];
+    LoadCodes(h, cell, codes);
+    kernels_->decode({IndexBits(shape_.format), d, codes, scale(h, cell)}, 1, head);
     kernels_->unrotate(rotation_->view(), head, head);
     if (cell_mean_ == nullptr || cell_mean_[cell] == 0) continue;
     MeanValues(cell_mean_[cell], h * d, d, mean);
@@ -381,10 +386,12 @@ Side RowStore::CodedSide(int first_cell) const {
   Side s;
   s.bits = IndexBits(shape_.format);
   s.head_dim = shape_.head_dim;
-  s.codes = codes(0, first_cell);
-  s.head_code_stride = static_cast<size_t>(shape_.cells) * code_bytes_;
-  s.scales = scale(0, first_cell);
-  s.head_scale_stride = shape_.cells;
+  s.codes = tiles(0);
+  s.head_code_stride = tile_cells() * code_bytes_;
+  s.scales = scale(0, 0);
+  s.head_scale_stride = tile_cells();
+  s.form = shape_.form;
+  s.first_cell = first_cell;
   s.rotation = rotation_->view();
   if (cell_mean_ != nullptr) {
     s.means = {shape_.mean_capacity(), shape_.width, mean_steps_, mean_sizes_, mean_refs_,
@@ -415,7 +422,7 @@ void RowStore::ExportRow(int cell, uint8_t* record) const {
   uint8_t* at = WriteStateRowHeader(row, record);
   for (int h = 0; h < shape_.heads(); ++h) {
     std::memcpy(at, scale(h, cell), 2);
-    std::memcpy(at + 2, codes(h, cell), code_bytes_);
+    LoadCodes(h, cell, at + 2);
     at += 2 + code_bytes_;
   }
   SealStateRow(row, record);
@@ -445,7 +452,7 @@ Status RowStore::ImportRecord(int cell, const uint8_t* record, std::vector<uint1
   const uint8_t* at = row.rows;
   for (int h = 0; h < shape_.heads(); ++h) {
     std::memcpy(scale(h, cell), at, 2);
-    std::memcpy(codes(h, cell), at + 2, code_bytes_);
+    StoreCodes(h, cell, at + 2);
     at += 2 + code_bytes_;
   }
   if (mean != 0) {

@@ -18,6 +18,7 @@
 #include "base/status.h"
 #include "codec/format.h"
 #include "kernels/kernel_api.h"
+#include "kernels/tile_layout.h"
 #include "math/rotation.h"
 
 namespace turboquant {
@@ -27,6 +28,7 @@ struct StoreShape {
   int head_dim = 0;
   int cells = 0;
   Format format = Format::kTurbo4;  // coded
+  TileForm form = TileForm::kKeys;  // how its codes lie in memory
   int sink = 0;
   int tail = 0;
   int page = 256;
@@ -129,11 +131,15 @@ class RowStore {
   void QuantiseMean(int index, const float* mean);
   bool MeanFromRows(int page, int least, float* mean) const;
   void MeanValues(int mean, int first, int n, float* out) const;
-  uint8_t* codes(int head, int cell) const {
-    return codes_ + (static_cast<size_t>(head) * shape_.cells + cell) * code_bytes_;
+  // Cells rounded up to whole tiles.
+  size_t tile_cells() const { return TilesBytes(1, shape_.cells); }
+  uint8_t* tiles(int head) const { return codes_ + head * tile_cells() * code_bytes_; }
+  uint16_t* scale(int head, int cell) const { return scales_ + head * tile_cells() + cell; }
+  void StoreCodes(int head, int cell, const uint8_t* row) {
+    StoreTileRow(shape_.form, code_bytes_, cell, row, tiles(head));
   }
-  uint16_t* scale(int head, int cell) const {
-    return scales_ + static_cast<size_t>(head) * shape_.cells + cell;
+  void LoadCodes(int head, int cell, uint8_t* row) const {
+    LoadTileRow(shape_.form, code_bytes_, cell, tiles(head), row);
   }
   Status ImportRecord(int cell, const uint8_t* record, std::vector<uint16_t>* transcoded);
 
@@ -152,8 +158,8 @@ class RowStore {
   uint16_t* mean_sizes_ = nullptr;     // [mean_capacity][width / 16]
   int8_t* mean_steps_ = nullptr;       // [mean_capacity][width]
   uint16_t* window_ = nullptr;         // [slots][width] f16
-  uint16_t* scales_ = nullptr;         // [heads][cells] fp16
-  uint8_t* codes_ = nullptr;           // [heads][cells][code_bytes]
+  uint16_t* scales_ = nullptr;         // [heads][tile_cells] fp16
+  uint8_t* codes_ = nullptr;           // [heads][tile_cells][code_bytes] in tiles
 
   // Of the append in progress.
   std::vector<const uint16_t*> slot_row_;  // where the row of each slot lies now

@@ -24,22 +24,24 @@ TABLES = "src/codec/codebook_tables.inc"
 
 BELOW_KERNELS = ["base/", "math/", "codec/"]
 API = "kernels/kernel_api.h"
+TILES = "kernels/tile_layout.h"
 
 # What each part of src may include, by the longest prefix that fits; paths relative to src.
 LAYERS = {
     "base/": ["base/"],
     "math/": ["base/", "math/"],
     "codec/": ["base/", "math/", "codec/"],
-    API: BELOW_KERNELS,
+    API: BELOW_KERNELS + [TILES],
+    TILES: [],
     # Takes the address of every table, runs none before the CPU was asked.
     "kernels/dispatch.cc": BELOW_KERNELS + [API, "kernels/cpu/cpu_tables.h"],
     "kernels/row_coder": BELOW_KERNELS + [API, "kernels/row_coder.h"],
-    "kernels/scalar/": BELOW_KERNELS + [API, "kernels/scalar/"],
+    "files/": BELOW_KERNELS + ["files/"],
+    "kernels/scalar/": BELOW_KERNELS + [API, TILES, "kernels/scalar/"],
     "kernels/cpu/": BELOW_KERNELS + [API, "kernels/cpu/"],
     "kernels/cuda/": BELOW_KERNELS + [API, "kernels/cuda/"],
-    "attention/": BELOW_KERNELS + [API, "attention/"],
-    "kvcache/": BELOW_KERNELS + [API, "attention/", "kvcache/"],
-    "files/": BELOW_KERNELS + ["files/"],
+    "attention/": BELOW_KERNELS + [API, TILES, "attention/"],
+    "kvcache/": BELOW_KERNELS + [API, TILES, "attention/", "kvcache/"],
     "model/": ["base/", "codec/", "model/"],
     "plan/": ["base/", "codec/", "model/", "kvcache/policy.h", "plan/"],
     "capi/": BELOW_KERNELS + [API, "attention/", "files/", "kvcache/", "capi/", "turboquant/"],

@@ -12,6 +12,7 @@
 #include "codec/scalar_codec.h"
 #include "guarded_buffer.h"
 #include "kernel_cases.h"
+#include "kernels/tile_layout.h"
 
 namespace turboquant {
 namespace {
@@ -66,8 +67,19 @@ Problem MakeProblem(int d, SplitMix64* random) {
   return problem;
 }
 
+// What integer kernels add, in the terms of kernel_api.h.
+double QueryRounding(const Problem& problem, int row, int token) {
+  double peak = 0;
+  double absolute = 0;
+  for (int i = 0; i < problem.d; ++i) {
+    peak = std::max<double>(peak, std::fabs(problem.q[static_cast<size_t>(row) * problem.d + i]));
+    absolute += std::fabs(problem.x[static_cast<size_t>(token) * problem.d + i]);
+  }
+  return peak / 16256 / 2 * absolute * 1.001;
+}
+
 template <typename Kernel>
-void CheckScores(const Problem& problem, const Kernel& kernel) {
+void CheckScores(const Problem& problem, bool rounded, const Kernel& kernel) {
   const int d = problem.d;
   std::vector<double> want(static_cast<size_t>(kMaxRows) * kMaxTokens);
   std::vector<double> bound(want.size());
@@ -82,7 +94,8 @@ void CheckScores(const Problem& problem, const Kernel& kernel) {
         absolute += std::fabs(product);
       }
       want[static_cast<size_t>(r) * kMaxTokens + j] = sum;
-      bound[static_cast<size_t>(r) * kMaxTokens + j] = SumBound(d, absolute);
+      bound[static_cast<size_t>(r) * kMaxTokens + j] =
+          SumBound(d, absolute) + (rounded ? QueryRounding(problem, r, j) : 0);
     }
   }
   for (const auto& [rows, n] : Shapes()) {
@@ -107,8 +120,34 @@ void CheckScores(const Problem& problem, const Kernel& kernel) {
   }
 }
 
+// Of integer kernels: the scales of the tokens, and where token 0 lies in its tile.
+struct Rounding {
+  std::vector<double> scales;
+  int lane;
+};
+
+// Half a step of the largest weight in each block of 128 cells, for every cell at the largest
+// centroid.
+double WeightRounding(const Problem& problem, const Rounding& rounding, int row, int n) {
+  constexpr double kLargestCentroid = 2.8;
+  std::vector<double> peak(static_cast<size_t>(kMaxTokens / 128 + 2));
+  std::vector<int> cells(peak.size());
+  for (int j = 0; j < n; ++j) {
+    const auto block = static_cast<size_t>((j + rounding.lane) / 128);
+    const double weight = problem.weights[static_cast<size_t>(row) * kMaxTokens + j] *
+                          rounding.scales[static_cast<size_t>(j)];
+    peak[block] = std::max(peak[block], weight);
+    ++cells[block];
+  }
+  double sum = 0;
+  for (size_t b = 0; b < peak.size(); ++b) {
+    sum += peak[b] / 65024 / 2 * 1.01 * cells[b] * kLargestCentroid;
+  }
+  return sum;
+}
+
 template <typename Kernel>
-void CheckAccumulate(const Problem& problem, const Kernel& kernel) {
+void CheckAccumulate(const Problem& problem, const Rounding* rounding, const Kernel& kernel) {
   const int d = problem.d;
   const size_t width = static_cast<size_t>(d);
   // Sums over the first n tokens, for every n.
@@ -141,8 +180,12 @@ void CheckAccumulate(const Problem& problem, const Kernel& kernel) {
     GuardedBuffer<float> o(rows * width);
     std::copy_n(problem.q.data(), o.size(), o.data());
     kernel(p.data(), ld, rows, n, o.data());
+    double rounded = 0;
     for (size_t i = 0; i < o.size(); ++i) {
-      ASSERT_NEAR(o[i], want[n][i], SumBound(n, absolute[n][i]))
+      if (rounding != nullptr && i % width == 0) {
+        rounded = WeightRounding(problem, *rounding, static_cast<int>(i / width), n);
+      }
+      ASSERT_NEAR(o[i], want[n][i], SumBound(n + 8, absolute[n][i]) + rounded)
           << "rows " << rows << " n " << n << " at " << i / width << ", " << i % width;
     }
     ASSERT_TRUE(o.front_intact());
@@ -177,14 +220,47 @@ class CodedAttentionTest : public testing::TestWithParam<KernelCase> {
     }
   }
 
-  // The first n coded rows against the end of their pages.
+  // The first n coded rows as cells first ... of tiles that end at the end of their pages. Every
+  // other cell holds what must not be seen.
   template <typename Use>
-  void WithRows(int n, const Use& use) {
-    GuardedBuffer<uint8_t> codes(static_cast<size_t>(n) * code_bytes_);
-    GuardedBuffer<uint16_t> scales(static_cast<size_t>(n));
-    std::copy_n(codes_.data(), codes.size(), codes.data());
-    std::copy_n(scales_.data(), scales.size(), scales.data());
-    use(CodedRows{GetParam().bits, GetParam().head_dim, codes.data(), scales.data()});
+  void WithTiles(TileForm form, int first, int n, const Use& use) {
+    const int cells = static_cast<int>(TilesBytes(1, first + n));
+    GuardedBuffer<uint8_t> codes(TilesBytes(code_bytes_, cells));
+    GuardedBuffer<uint16_t> scales(static_cast<size_t>(cells));
+    std::fill_n(codes.data(), codes.size(), uint8_t{0xA5});
+    std::fill_n(scales.data(), scales.size(), uint16_t{0x7E00});  // NaN
+    for (int j = 0; j < n; ++j) {
+      StoreTileRow(form, code_bytes_, first + j, codes_.data() + j * code_bytes_, codes.data());
+      scales[static_cast<size_t>(first + j)] = scales_[static_cast<size_t>(j)];
+    }
+    use(CodedTiles{GetParam().bits, GetParam().head_dim, codes.data(), scales.data(), first, form});
+  }
+
+  bool rounds() const { return GetParam().table->name == "avx512"; }
+
+  void CheckScoresOf(TileForm form, int first) {
+    const KernelTable& table = *GetParam().table;
+    const int d = problem_.d;
+    CheckScores(problem_, rounds(), [&](const float* q, int rows, int n, float* out, int ld) {
+      std::vector<uint8_t> bytes(static_cast<size_t>(rows) * PreparedQueryBytes(d) + 64);
+      auto* prepared = reinterpret_cast<uint8_t*>(
+          (reinterpret_cast<uintptr_t>(bytes.data()) + 63) & ~uintptr_t{63});
+      table.prepare_queries(q, d, rows, prepared);
+      WithTiles(form, first, n,
+                [&](const CodedTiles& k) { table.coded_scores(k, prepared, rows, n, out, ld); });
+    });
+  }
+
+  void CheckAccumulateOf(TileForm form, int first) {
+    const KernelTable& table = *GetParam().table;
+    Rounding rounding = {{}, first % kTileCells};
+    for (const uint16_t s : scales_) rounding.scales.push_back(HalfToFloat(s));
+    CheckAccumulate(problem_, rounds() ? &rounding : nullptr,
+                    [&](const float* p, int ld, int rows, int n, float* o) {
+                      WithTiles(form, first, n, [&](const CodedTiles& v) {
+                        table.coded_accumulate(v, p, ld, rows, n, o);
+                      });
+                    });
   }
 
   size_t code_bytes_;
@@ -194,19 +270,12 @@ class CodedAttentionTest : public testing::TestWithParam<KernelCase> {
   std::vector<uint16_t> scales_;
 };
 
-TEST_P(CodedAttentionTest, Scores) {
-  CheckScores(problem_, [&](const float* q, int rows, int n, float* out, int ld) {
-    WithRows(n,
-             [&](const CodedRows& k) { GetParam().table->coded_scores(k, q, rows, n, out, ld); });
-  });
-}
-
-TEST_P(CodedAttentionTest, Accumulate) {
-  CheckAccumulate(problem_, [&](const float* p, int ld, int rows, int n, float* o) {
-    WithRows(n,
-             [&](const CodedRows& v) { GetParam().table->coded_accumulate(v, p, ld, rows, n, o); });
-  });
-}
+TEST_P(CodedAttentionTest, Scores) { CheckScoresOf(TileForm::kKeys, 0); }
+TEST_P(CodedAttentionTest, ScoresFromInsideATile) { CheckScoresOf(TileForm::kKeys, 21); }
+TEST_P(CodedAttentionTest, ScoresOfValueTiles) { CheckScoresOf(TileForm::kValues, 3); }
+TEST_P(CodedAttentionTest, Accumulate) { CheckAccumulateOf(TileForm::kValues, 0); }
+TEST_P(CodedAttentionTest, AccumulateFromInsideATile) { CheckAccumulateOf(TileForm::kValues, 21); }
+TEST_P(CodedAttentionTest, AccumulateKeyTiles) { CheckAccumulateOf(TileForm::kKeys, 3); }
 
 INSTANTIATE_TEST_SUITE_P(Tables, CodedAttentionTest, testing::ValuesIn(CodedCases()), CaseName);
 
@@ -234,14 +303,14 @@ class DenseAttentionTest : public testing::TestWithParam<KernelCase> {
 
 TEST_P(DenseAttentionTest, Scores) {
   const auto [table, bits, d] = GetParam();
-  CheckScores(problem_, [&](const float* q, int rows, int n, float* out, int ld) {
+  CheckScores(problem_, false, [&](const float* q, int rows, int n, float* out, int ld) {
     WithRows(n, [&](const float* x) { table->dense_scores(x, d, q, rows, n, out, ld); });
   });
 }
 
 TEST_P(DenseAttentionTest, Accumulate) {
   const auto [table, bits, d] = GetParam();
-  CheckAccumulate(problem_, [&](const float* p, int ld, int rows, int n, float* o) {
+  CheckAccumulate(problem_, nullptr, [&](const float* p, int ld, int rows, int n, float* o) {
     WithRows(n, [&](const float* x) { table->dense_accumulate(x, d, p, ld, rows, n, o); });
   });
 }

@@ -80,6 +80,8 @@ TEST_P(AttendTest, MatchesDoubleReference) {
     shape.head_dim = c.head_dim_v;
     shape.width = c.kv_heads * c.head_dim_v;
     shape.format = c.v;
+    // Either form must do: values may be a part of the keys' rows.
+    shape.form = c.cells % 2 == 0 ? TileForm::kValues : TileForm::kKeys;
     shape.center = false;
     OneSide v(shape, *kernels);
     Fill(&k, &rng, 3.0f);
@@ -187,8 +189,8 @@ TEST_P(AttendTest, MatchesDoubleReference) {
         }
       }
     }
-    // All arithmetic is f32 over at most a few thousand terms.
-    EXPECT_LT(std::sqrt(error / norm), 1e-5);
+    // f32 over at most a few thousand terms; or queries in 15 bits and weights in 16.
+    EXPECT_LT(std::sqrt(error / norm), kernels == Avx512Kernels() ? 2e-4 : 1e-5);
   }
 }
 

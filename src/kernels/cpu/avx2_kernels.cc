@@ -4,7 +4,7 @@
 // The vector comes first: the kernels are written against its names.
 #include "kernels/cpu/codec_kernels.h"
 // Then what builds on the codec.
-#include "kernels/cpu/attention_kernels.h"
+#include "kernels/cpu/coded_float_kernels.h"
 #include "kernels/cpu/cpu_tables.h"
 #include "kernels/cpu/softmax_kernel.h"
 #include "kernels/cpu/trellis_kernels.h"
@@ -21,6 +21,7 @@ constexpr KernelTable kAvx2KernelTable = {
     .decode = DecodeKernel,
     .encode_trellis = EncodeTrellisKernel,
     .decode_trellis = DecodeTrellisKernel,
+    .prepare_queries = PrepareQueriesKernel,
     .coded_scores = CodedScoresKernel,
     .coded_accumulate = CodedAccumulateKernel,
     .dense_scores = DenseScoresKernel,

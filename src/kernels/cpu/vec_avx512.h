@@ -1,4 +1,4 @@
-// The 16-lane vector of the AVX-512 translation unit (F, BW, DQ, VL, VBMI).
+// The 16-lane vector of the AVX-512 translation unit (F, BW, DQ, VL, VBMI, VNNI).
 //
 // The rule of src/kernels/cpu: a translation unit compiled with instruction-set flags must not
 // define a symbol that the linker could pick for another one. So everything here and in the

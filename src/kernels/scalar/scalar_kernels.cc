@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "base/fp16.h"
@@ -10,6 +11,7 @@
 #include "codec/scalar_codec.h"
 #include "codec/trellis_codec.h"
 #include "kernels/kernel_api.h"
+#include "kernels/tile_layout.h"
 
 namespace turboquant {
 namespace {
@@ -70,12 +72,13 @@ void DecodeTrellis(const TrellisView& trellis, int head_dim, const uint8_t* plan
   }
 }
 
-// The centroids of one row, without its scale.
-void LoadCentroids(const CodedRows& rows, int j, float* c) {
-  const uint8_t* codes = rows.codes + j * RowCodeBytes(rows);
-  const float* centroids = Centroids(rows.bits);
-  for (int i = 0; i < rows.head_dim; ++i) {
-    c[i] = centroids[LoadCode(rows.bits, codes, rows.head_dim, i)];
+// The centroids of one cell, without its scale.
+void LoadCentroids(const CodedTiles& x, int cell, float* c) {
+  uint8_t codes[kMaxHeadDim];
+  LoadTileRow(x.form, static_cast<size_t>(x.bits) * x.head_dim / 8, cell, x.codes, codes);
+  const float* centroids = Centroids(x.bits);
+  for (int i = 0; i < x.head_dim; ++i) {
+    c[i] = centroids[LoadCode(x.bits, codes, x.head_dim, i)];
   }
 }
 
@@ -92,26 +95,36 @@ void AddScaled(float weight, const float* x, int head_dim, float* o) {
   for (int i = 0; i < head_dim; ++i) o[i] += weight * x[i];
 }
 
-void CodedScores(const CodedRows& k, const float* q, int rows, int n, float* out, int ld) {
+// The f32 rows alone.
+void PrepareQueries(const float* q, int head_dim, int rows, uint8_t* prepared) {
+  const size_t bytes = static_cast<size_t>(head_dim) * sizeof(float);
+  for (int r = 0; r < rows; ++r) {
+    std::memcpy(prepared + r * PreparedQueryBytes(head_dim), q + static_cast<size_t>(r) * head_dim,
+                bytes);
+  }
+}
+
+void CodedScores(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
+                 int ld) {
   float c[kMaxHeadDim];
   for (int j = 0; j < n; ++j) {
-    LoadCentroids(k, j, c);
-    const float scale = HalfToFloat(k.scales[j]);
+    LoadCentroids(k, k.first + j, c);
+    const float scale = HalfToFloat(k.scales[k.first + j]);
     for (int r = 0; r < rows; ++r) {
-      out[static_cast<size_t>(r) * ld + j] =
-          scale * Dot(q + static_cast<size_t>(r) * k.head_dim, c, k.head_dim);
+      const auto* q = reinterpret_cast<const float*>(prepared + r * PreparedQueryBytes(k.head_dim));
+      out[static_cast<size_t>(r) * ld + j] = scale * Dot(q, c, k.head_dim);
     }
   }
 }
 
-void CodedAccumulate(const CodedRows& v, const float* p, int ld, int rows, int n, float* o) {
+void CodedAccumulate(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o) {
   float c[kMaxHeadDim];
   for (int j = 0; j < n; ++j) {
     bool used = false;
     for (int r = 0; r < rows; ++r) used = used || p[static_cast<size_t>(r) * ld + j] != 0.0f;
     if (!used) continue;
-    LoadCentroids(v, j, c);
-    const float scale = HalfToFloat(v.scales[j]);
+    LoadCentroids(v, v.first + j, c);
+    const float scale = HalfToFloat(v.scales[v.first + j]);
     for (int r = 0; r < rows; ++r) {
       AddScaled(p[static_cast<size_t>(r) * ld + j] * scale, c, v.head_dim,
                 o + static_cast<size_t>(r) * v.head_dim);
@@ -171,6 +184,7 @@ constexpr KernelTable kScalarKernelTable = {
     .decode = Decode,
     .encode_trellis = EncodeTrellis,
     .decode_trellis = DecodeTrellis,
+    .prepare_queries = PrepareQueries,
     .coded_scores = CodedScores,
     .coded_accumulate = CodedAccumulate,
     .dense_scores = DenseScores,

@@ -1,0 +1,118 @@
+// What the coded kernels of every instruction set share: prepared queries, and the slow way for the
+// few shapes whose planes do not split into whole vectors (3 bits and an odd head dim), or whose
+// tiles have the other form.
+#ifndef TURBOQUANT_KERNELS_CPU_CODED_TILES_H_
+#define TURBOQUANT_KERNELS_CPU_CODED_TILES_H_
+
+#include <string.h>
+
+#include "kernels/cpu/codec_kernels.h"
+#include "kernels/cpu/dense_kernels.h"
+#include "kernels/kernel_api.h"
+
+namespace turboquant {
+namespace {
+
+constexpr int kTileLanes = 16;  // cells of one tile (kernels/tile_layout.h)
+
+// One prepared query row, as views into its bytes (kernel_api.h).
+struct Query {
+  const float* value;
+  const uint8_t* high;  // signed bytes
+  const uint8_t* low;
+  float unit;
+  int32_t sum;  // of the integers 128 high + low
+};
+
+TQ_INLINE size_t QueryStride(int d) {  // PreparedQueryBytes
+  return (static_cast<size_t>(d) * 6 + 8 + 63) / 64 * 64;
+}
+
+TQ_INLINE Query QueryAt(const uint8_t* prepared, int d, int row) {
+  const uint8_t* at = prepared + static_cast<size_t>(row) * QueryStride(d);
+  Query query;
+  query.value = reinterpret_cast<const float*>(at);
+  query.high = at + 4 * static_cast<size_t>(d);
+  query.low = query.high + d;
+  memcpy(&query.unit, query.low + d, sizeof(float));
+  memcpy(&query.sum, query.low + d + sizeof(float), sizeof(int32_t));
+  return query;
+}
+
+// True if the planes of such keys are whole dwords; of such values, whole runs of eight bytes.
+TQ_INLINE bool FastScores(const CodedTiles& k) {
+  return k.form == TileForm::kKeys && (k.bits != 3 || k.head_dim % 32 == 0);
+}
+TQ_INLINE bool FastSums(const CodedTiles& v) {
+  return v.form == TileForm::kValues && (v.bits != 3 || v.head_dim % 64 == 0);
+}
+
+constexpr int kFallbackCells = 16;
+
+// Cells [first, first + count) of a tile as canonical rows.
+void GatherRows(const CodedTiles& x, int first, int count, size_t stride,
+                uint8_t* rows) {
+  const size_t dwords = stride / 4 * 4;
+  for (int j = 0; j < count; ++j) {
+    const size_t cell = static_cast<size_t>(first + j);
+    uint8_t* row = rows + static_cast<size_t>(j) * stride;
+    if (x.form == TileForm::kKeys) {
+      const uint8_t* tile = x.codes + cell / kTileLanes * kTileLanes * stride;
+      const size_t lane = cell % kTileLanes;
+      for (size_t b = 0; b < dwords; b += 4) memcpy(row + b, tile + b * kTileLanes + 4 * lane, 4);
+      memcpy(row + dwords, tile + kTileLanes * dwords + lane * (stride - dwords), stride - dwords);
+    } else {
+      const uint8_t* group = x.codes + cell / 4 * 4 * stride + cell % 4;
+      for (size_t b = 0; b < stride; ++b) row[b] = group[4 * b];
+    }
+  }
+}
+
+template <int kBits>
+void GatherDecode(const CodedTiles& x, int first, int count, float* out) {
+  const size_t stride = static_cast<size_t>(kBits * x.head_dim / 8);
+  uint8_t rows[kFallbackCells * kMaxHeadDim];
+  GatherRows(x, first, count, stride, rows);
+  DecodeRows<kBits>(rows, x.scales + first, x.head_dim, count, out);
+}
+
+template <int kBits>
+void FallbackScores(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
+                    int ld) {
+  alignas(64) float x[kFallbackCells * kMaxHeadDim];
+  for (int j = 0; j < n; j += kFallbackCells) {
+    const int count = Smaller(n - j, kFallbackCells);
+    GatherDecode<kBits>(k, k.first + j, count, x);
+    for (int r = 0; r < rows; ++r) {
+      DenseScoresKernel(x, k.head_dim, QueryAt(prepared, k.head_dim, r).value, 1, count,
+                        out + static_cast<size_t>(r) * ld + j, ld);
+    }
+  }
+}
+
+template <int kBits>
+void FallbackAccumulate(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o) {
+  alignas(64) float x[kFallbackCells * kMaxHeadDim];
+  for (int j = 0; j < n; j += kFallbackCells) {
+    const int count = Smaller(n - j, kFallbackCells);
+    bool used = false;
+    for (int r = 0; r < rows; ++r) {
+      for (int i = 0; i < count; ++i) used |= p[static_cast<ptrdiff_t>(r) * ld + j + i] != 0.0f;
+    }
+    if (!used) continue;
+    GatherDecode<kBits>(v, v.first + j, count, x);
+    DenseAccumulateKernel(x, v.head_dim, p + j, ld, rows, count, o);
+  }
+}
+
+// Asks for `bytes` bytes from `at` on; never faults.
+TQ_INLINE void PrefetchBytes(const uint8_t* at, size_t bytes) {
+  for (size_t b = 0; b < bytes; b += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(at + b), _MM_HINT_T0);
+  }
+}
+
+}  // namespace
+}  // namespace turboquant
+
+#endif  // TURBOQUANT_KERNELS_CPU_CODED_TILES_H_

@@ -1,0 +1,174 @@
+// Scores and weighted sums over dense f32 rows, on the vectors of the including translation unit
+// (vec_avx2.h or vec_avx512.h must come first; the linking rule is in vec_avx512.h).
+//
+// Scores: lanes are tokens, so that a coordinate meets one broadcast query value and no sum across
+// lanes is ever needed. Sums: lanes are coordinates, which meet one broadcast weight.
+#ifndef TURBOQUANT_KERNELS_CPU_DENSE_KERNELS_H_
+#define TURBOQUANT_KERNELS_CPU_DENSE_KERNELS_H_
+
+#include <string.h>
+
+#include "codec/format.h"
+#include "kernels/kernel_api.h"
+
+namespace turboquant {
+namespace {
+
+constexpr int kTileTokens = 2 * kLanes;
+
+TQ_INLINE int Smaller(int a, int b) { return a < b ? a : b; }
+TQ_INLINE int Larger(int a, int b) { return a > b ? a : b; }
+
+// Rows of block `b` when `rows` are spread evenly over the fewest blocks.
+TQ_INLINE int BlockSize(int rows, int blocks, int b) {
+  return rows / blocks + (b < rows % blocks ? 1 : 0);
+}
+
+// ---- dense scores ----
+
+// Query rows a register block holds: kBlockRows x 2 sums, two panel vectors, one broadcast.
+constexpr int kBlockRows = kRegisters == 32 ? 12 : 6;
+// Coordinates of a panel: bounds the stack and keeps the panel in the first-level cache.
+constexpr int kPanelDepth = 256;
+
+struct Panel {
+  alignas(64) float column[kPanelDepth][kTileTokens];
+};
+
+// out[r][t] (+)= sum over i < depth of q[r * d + i] * panel[i][t].
+template <int kRows, int kGroups>
+void DenseScoreBlock(const Panel& panel, int depth, const float* q, int d, bool first, int count,
+                     float* out, int ld) {
+  FloatVec sum[kRows][kGroups];
+  for (int r = 0; r < kRows; ++r) {
+    for (int g = 0; g < kGroups; ++g) sum[r][g] = Zero();
+  }
+  ptrdiff_t row[kRows];
+  for (int r = 0; r < kRows; ++r) row[r] = static_cast<ptrdiff_t>(r) * d;
+  for (int i = 0; i < depth; ++i) {
+    FloatVec x[kGroups];
+    for (int g = 0; g < kGroups; ++g) x[g] = Load(panel.column[i] + g * kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      const FloatVec value = Set(q[row[r] + i]);
+      for (int g = 0; g < kGroups; ++g) sum[r][g] = Fma(value, x[g], sum[r][g]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int g = 0; g < kGroups; ++g) {
+      float* to = out + static_cast<ptrdiff_t>(r) * ld + g * kLanes;
+      const int lanes = Smaller(count - g * kLanes, kLanes);
+      const FloatVec before = first ? Zero() : LoadFirst(to, lanes);
+      StoreFirst(to, Add(before, sum[r][g]), lanes);
+    }
+  }
+}
+
+template <int kGroups, int kRows = kBlockRows>
+TQ_INLINE void DenseScoreRows(int rows, const Panel& panel, int depth, const float* q, int d,
+                              bool first, int count, float* out, int ld) {
+  if (rows == kRows) {
+    return DenseScoreBlock<kRows, kGroups>(panel, depth, q, d, first, count, out, ld);
+  }
+  if constexpr (kRows > 1) {
+    DenseScoreRows<kGroups, kRows - 1>(rows, panel, depth, q, d, first, count, out, ld);
+  }
+}
+
+void DenseScoresKernel(const float* x, int d, const float* q, int rows, int n, float* out, int ld) {
+  Panel panel;
+  const int blocks = (rows + kBlockRows - 1) / kBlockRows;
+  for (int j = 0; j < n; j += kTileTokens) {
+    const int count = Smaller(n - j, kTileTokens);
+    for (int k = 0; k < d; k += kPanelDepth) {
+      const int depth = Smaller(d - k, kPanelDepth);
+      for (int group = 0; group * kLanes < count; ++group) {
+        const uint8_t* from[kLanes];
+        for (int t = 0; t < kLanes; ++t) {
+          const int token = j + Smaller(group * kLanes + t, count - 1);
+          from[t] = reinterpret_cast<const uint8_t*>(x + static_cast<size_t>(token) * d + k);
+        }
+        for (int i = 0; i < depth; i += 4) {
+          IntVec column[4];
+          TransposeDwords(from, static_cast<size_t>(i) * sizeof(float), column);
+          for (int c = 0; c < 4; ++c) {
+            StoreInt(reinterpret_cast<uint32_t*>(panel.column[i + c] + group * kLanes), column[c]);
+          }
+        }
+      }
+      for (int b = 0, r = 0; b < blocks; ++b) {
+        const int size = BlockSize(rows, blocks, b);
+        const float* qr = q + static_cast<size_t>(r) * d + k;
+        float* to = out + static_cast<size_t>(r) * ld + j;
+        if (count > kLanes) {
+          DenseScoreRows<2>(size, panel, depth, qr, d, k == 0, count, to, ld);
+        } else {
+          DenseScoreRows<1>(size, panel, depth, qr, d, k == 0, count, to, ld);
+        }
+        r += size;
+      }
+    }
+  }
+}
+
+// ---- dense accumulate ----
+
+// Tokens of one pass over the sums: their coordinates of one block stay in the first-level cache.
+constexpr int kPassTokens = 64;
+
+// o[r][0 .. kVecs * kLanes) += sum over j < n of p[r * ld + j] * x[j * d + ...].
+template <int kRows, int kVecs>
+void DenseAccumulateBlock(const float* x, int d, const float* p, int ld, int n, float* o) {
+  FloatVec sum[kRows][kVecs];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVecs; ++v)
+      sum[r][v] = Load(o + static_cast<ptrdiff_t>(r) * d + v * kLanes);
+  }
+  ptrdiff_t row[kRows];
+  for (int r = 0; r < kRows; ++r) row[r] = static_cast<ptrdiff_t>(r) * ld;
+  for (int j = 0; j < n; ++j) {
+    FloatVec value[kVecs];
+    for (int v = 0; v < kVecs; ++v) value[v] = Load(x + static_cast<ptrdiff_t>(j) * d + v * kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      const FloatVec weight = Set(p[row[r] + j]);
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = Fma(weight, value[v], sum[r][v]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVecs; ++v)
+      Store(o + static_cast<ptrdiff_t>(r) * d + v * kLanes, sum[r][v]);
+  }
+}
+
+template <int kVecs, int kRows = kBlockRows>
+TQ_INLINE void DenseAccumulateRows(int rows, const float* x, int d, const float* p, int ld, int n,
+                                   float* o) {
+  if (rows == kRows) return DenseAccumulateBlock<kRows, kVecs>(x, d, p, ld, n, o);
+  if constexpr (kRows > 1) DenseAccumulateRows<kVecs, kRows - 1>(rows, x, d, p, ld, n, o);
+}
+
+void DenseAccumulateKernel(const float* x, int d, const float* p, int ld, int rows, int n,
+                           float* o) {
+  const int blocks = (rows + kBlockRows - 1) / kBlockRows;
+  for (int j = 0; j < n; j += kPassTokens) {
+    const int count = Smaller(n - j, kPassTokens);
+    for (int c = 0; c < d; c += 2 * kLanes) {
+      const float* xc = x + static_cast<size_t>(j) * d + c;
+      for (int b = 0, r = 0; b < blocks; ++b) {
+        const int size = BlockSize(rows, blocks, b);
+        const float* pr = p + static_cast<size_t>(r) * ld + j;
+        float* to = o + static_cast<size_t>(r) * d + c;
+        if (d - c >= 2 * kLanes) {
+          DenseAccumulateRows<2>(size, xc, d, pr, ld, count, to);
+        } else {
+          DenseAccumulateRows<1>(size, xc, d, pr, ld, count, to);
+        }
+        r += size;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace turboquant
+
+#endif  // TURBOQUANT_KERNELS_CPU_DENSE_KERNELS_H_
