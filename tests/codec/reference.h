@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "base/rng.h"
@@ -58,6 +59,24 @@ inline std::vector<float> UnitRow(int n, SplitMix64* random) {
   std::vector<float> row(n);
   for (int i = 0; i < n; ++i) row[i] = static_cast<float>(x[i] / std::sqrt(energy));
   return row;
+}
+
+// The row of the golden bytes: exact in binary32, with a few large channels.
+inline std::vector<float> GoldenInput(int d) {
+  std::vector<float> x(d);
+  for (int i = 0; i < d; ++i) {
+    x[i] = static_cast<float>((37 * i + 11) % 101 - 50) / 16 * (i % 29 == 3 ? 8 : 1);
+  }
+  return x;
+}
+
+inline std::string Hex(const std::vector<uint8_t>& bytes) {
+  std::string text;
+  for (uint8_t b : bytes) {
+    text += "0123456789abcdef"[b >> 4];
+    text += "0123456789abcdef"[b & 15];
+  }
+  return text;
 }
 
 inline double Norm(const std::vector<float>& x) {

@@ -25,15 +25,6 @@ std::vector<uint8_t> Pack(int bits, const std::vector<int>& codes) {
   return bytes;
 }
 
-std::string Hex(const std::vector<uint8_t>& bytes) {
-  std::string text;
-  for (uint8_t b : bytes) {
-    text += "0123456789abcdef"[b >> 4];
-    text += "0123456789abcdef"[b & 15];
-  }
-  return text;
-}
-
 struct Row {
   bool ok;
   uint16_t scale;
@@ -114,19 +105,11 @@ TEST(Packing, GoldenBytes) {
   for (int bits : {2, 3, 4}) {
     std::vector<int> codes(16);
     for (int i = 0; i < 16; ++i) codes[i] = (5 * i + 3) % (1 << bits);
-    EXPECT_EQ(Hex(Pack(bits, codes)), kGolden[bits]) << bits << " bits";
+    EXPECT_EQ(testing::Hex(Pack(bits, codes)), kGolden[bits]) << bits << " bits";
   }
 }
 
 // --- whole rows ---
-
-std::vector<float> GoldenInput(int d) {
-  std::vector<float> x(d);
-  for (int i = 0; i < d; ++i) {
-    x[i] = static_cast<float>((37 * i + 11) % 101 - 50) / 16 * (i % 29 == 3 ? 8 : 1);
-  }
-  return x;
-}
 
 // Provenance: golden_rows.py, an encoder in Python written from the documentation.
 TEST(ScalarCodec, GoldenRows) {
@@ -138,12 +121,12 @@ TEST(ScalarCodec, GoldenRows) {
 #include "tests/codec/golden_rows.inc"
   };
   for (const auto& golden : kGolden) {
-    std::vector<float> y = GoldenInput(golden.head_dim);
+    std::vector<float> y = testing::GoldenInput(golden.head_dim);
     Rotate(Rotation(golden.head_dim, 20260501).view(), y.data(), y.data());
     const Row row = Encode(golden.bits, y);
     EXPECT_TRUE(row.ok);
     EXPECT_EQ(row.scale, golden.scale) << golden.bits << " " << golden.head_dim;
-    EXPECT_EQ(Hex(row.codes), golden.codes) << golden.bits << " " << golden.head_dim;
+    EXPECT_EQ(testing::Hex(row.codes), golden.codes) << golden.bits << " " << golden.head_dim;
   }
 }
 
