@@ -7,16 +7,24 @@
 #include <utility>
 #include <vector>
 
+#include "cli/array_commands.h"
 #include "cli/doctor_command.h"
 #include "cli/exit_code.h"
 #include "cli/report_table.h"
 #include "cli/run_command.h"
+#include "cli/search_command.h"
 #include "cli/validate_command.h"
 
 namespace {
 
+using turboquant::CodebookOptions;
+using turboquant::DecodeOptions;
 using turboquant::DoctorOptions;
+using turboquant::EncodeOptions;
+using turboquant::InspectOptions;
+using turboquant::RawOptions;
 using turboquant::RunOptions;
+using turboquant::SearchOptions;
 using turboquant::ValidateOptions;
 
 constexpr char kDescription[] =
@@ -25,6 +33,8 @@ constexpr char kDescription[] =
     "  turboquant run -m model.gguf -p \"Why is the sky blue?\"\n"
     "  turboquant run --kv turbo3,tail=256 -- llama-server -m model.gguf -c 32768\n"
     "  turboquant doctor -m model.gguf\n"
+    "  turboquant encode vectors.npy vectors.tq --codec turbo3\n"
+    "  turboquant search vectors.tq queries.npy --exact vectors.npy\n"
     "  turboquant validate --svg plot.svg";
 
 constexpr char kFooter[] =
@@ -51,6 +61,32 @@ constexpr char kValidateDescription[] =
     "rate\n"
     "and distortion beside Shannon's bound, the sign projection, time of a row. Exits with 1 if a\n"
     "figure is off its bound. Figures come from fixed seeds and are the same everywhere.";
+
+constexpr char kEncodeDescription[] =
+    "Compresses an array of vectors, NPY or raw floats, into a row file (.tq) with checksums.\n"
+    "  turboquant encode keys.npy keys.tq --codec turbo3t\n"
+    "  turboquant encode keys.f16 keys.tq --raw f16 --dim 128\n"
+    "Codecs: turbo1..turbo4, turbo8, turbo2t..turbo4t (trellis), turbo2.5, turbo3.5, "
+    "turbo2q..turbo4q\n"
+    "(unbiased), and for comparison f16 q8_0 q4_0 nf4 kivi2 uniform2 ...; options behind a colon:\n"
+    "turbo3:scale=unbiased,seed=7";
+
+constexpr char kDecodeDescription[] =
+    "Writes a row file back as NPY, or with --raw as values alone. A file that is cut off or "
+    "altered is\n"
+    "refused.";
+
+constexpr char kInspectDescription[] =
+    "Says what is in a row file and whether it is intact, or describes an NPY or raw array.";
+
+constexpr char kSearchDescription[] =
+    "Finds the vectors of greatest inner product with each query in a row file; with --exact, "
+    "recall\n"
+    "and speed beside exact search over the array before compression.";
+
+constexpr char kCodebookDescription[] =
+    "Prints the Lloyd-Max codebook of N(0, 1), or with -d of a coordinate of the sphere of d "
+    "dimensions.";
 
 void AddRun(CLI::App* app, RunOptions* options) {
   app->add_option("-m,--model", options->model, "model file (GGUF)");
@@ -99,12 +135,90 @@ void AddValidate(CLI::App* app, ValidateOptions* options) {
       ->type_name("FILE");
 }
 
+void AddThreads(CLI::App* app, int* threads) {
+  app->add_option("-t,--threads", *threads, "threads (default: all)")->check(CLI::Range(1, 1024));
+}
+
+void AddRaw(CLI::App* app, RawOptions* raw) {
+  CLI::Option* dim = app->add_option("--dim", raw->dim, "values of a vector of raw input")
+                         ->check(CLI::Range(1, 1 << 30));
+  CLI::Option* type = app->add_option("--raw", raw->type, "input is raw floats: f32, f16 or f64")
+                          ->type_name("TYPE")
+                          ->check(CLI::IsMember({"f32", "f16", "f64"}));
+  type->needs(dim);
+  dim->needs(type);
+}
+
+void AddEncode(CLI::App* app, EncodeOptions* options) {
+  app->add_option("input", options->input, "array to compress")->required();
+  app->add_option("output", options->output, "row file to write")->required();
+  app->add_option("--codec", options->codec, "codec, see above")
+      ->capture_default_str()
+      ->type_name("SPEC");
+  app->add_option("--head-dim", options->head_dim,
+                  "values of a row; vectors are cut into rows (default: the largest that fits)")
+      ->check(CLI::Range(16, 1024));
+  AddRaw(app, &options->raw);
+  AddThreads(app, &options->threads);
+  app->add_flag("--json", options->json, "print one JSON document");
+}
+
+void AddDecode(CLI::App* app, DecodeOptions* options) {
+  app->add_option("input", options->input, "row file")->required();
+  app->add_option("output", options->output, "file to write")->required();
+  app->add_option("--type", options->type, "f32, f16 or f64")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "f16", "f64"}));
+  app->add_flag("--raw", options->raw, "values alone, without NPY header");
+  AddThreads(app, &options->threads);
+  app->add_flag("--json", options->json, "print one JSON document");
+}
+
+void AddInspect(CLI::App* app, InspectOptions* options) {
+  app->add_option("input", options->input, "row file or array")->required();
+  AddRaw(app, &options->raw);
+  AddThreads(app, &options->threads);
+  app->add_flag("--json", options->json, "print one JSON document");
+}
+
+void AddSearch(CLI::App* app, SearchOptions* options) {
+  app->add_option("base", options->base, "row file with the vectors")->required();
+  app->add_option("queries", options->queries, "array of queries")->required();
+  app->add_option("--exact", options->exact, "the array before compression, to compare with");
+  app->add_option("-k", options->k, "neighbours of each query")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000000));
+  app->add_option("--show", options->show, "queries whose neighbours are printed")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1000000));
+  AddRaw(app, &options->raw);
+  AddThreads(app, &options->threads);
+  app->add_flag("--json", options->json, "print one JSON document, all neighbours in it");
+}
+
+void AddCodebook(CLI::App* app, CodebookOptions* options) {
+  app->add_option("-b,--bits", options->bits, "bits of a code")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 8));
+  app->add_option("-d,--dim", options->dim, "dimension of the sphere; 0: N(0, 1)")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 65536));
+  app->add_flag("--grid", options->grid, "on the byte grid of the stored formats, 1 to 4 bits");
+  CLI::Option* json = app->add_flag("--json", options->json, "print one JSON document");
+  app->add_flag("--csv", options->csv, "print CSV")->excludes(json);
+}
+
 int Main(int argc, char** argv) {
   // What stands behind the first -- belongs to llama.cpp, untouched.
   std::vector<std::string> own;
   RunOptions run;
   DoctorOptions doctor;
   ValidateOptions validate;
+  EncodeOptions encode;
+  DecodeOptions decode;
+  InspectOptions inspect;
+  SearchOptions search;
+  CodebookOptions codebook;
   int i = 1;
   for (; i < argc && std::string(argv[i]) != "--"; ++i) own.emplace_back(argv[i]);
   const bool has_passthrough = i < argc;
@@ -123,6 +237,11 @@ int Main(int argc, char** argv) {
   };
   add("run", kRunDescription, AddRun, turboquant::RunCommand, &run);
   add("doctor", kDoctorDescription, AddDoctor, turboquant::DoctorCommand, &doctor);
+  add("encode", kEncodeDescription, AddEncode, turboquant::EncodeCommand, &encode);
+  add("decode", kDecodeDescription, AddDecode, turboquant::DecodeCommand, &decode);
+  add("inspect", kInspectDescription, AddInspect, turboquant::InspectCommand, &inspect);
+  add("search", kSearchDescription, AddSearch, turboquant::SearchCommand, &search);
+  add("codebook", kCodebookDescription, AddCodebook, turboquant::CodebookCommand, &codebook);
   add("validate", kValidateDescription, AddValidate, turboquant::ValidateCommand, &validate);
 
   if (argc == 1) {

@@ -13,6 +13,7 @@ namespace turboquant {
 namespace {
 
 constexpr int kBarWidth = 32;
+constexpr double kSilentSeconds = 2;  // short work says nothing but its result
 constexpr auto kInterval = std::chrono::milliseconds(80);
 
 }  // namespace
@@ -27,6 +28,7 @@ void Progress::Update(double done, const std::string& what) {
     const int quarter = static_cast<int>(done * 4);
     if (quarter > last_quarter_) {
       last_quarter_ = quarter;
+      if (seconds < kSilentSeconds) return;
       Note(fmt::format("{}: {} %, {:.1f} s", title_, quarter * 25, seconds));
     }
     return;

@@ -1,4 +1,5 @@
-// Progress of long work, on stderr: a bar on a terminal, now and then a line elsewhere.
+// Progress of long work, on stderr: a bar on a terminal, elsewhere a line at each quarter
+// of what takes longer than two seconds.
 #ifndef TURBOQUANT_CLI_PROGRESS_H_
 #define TURBOQUANT_CLI_PROGRESS_H_
 

@@ -65,6 +65,8 @@ class Codec {
   virtual void PrepareQuery(const float* query, float* prepared) const;
   virtual float InnerProduct(const float* prepared, const uint8_t* row) const;
   virtual void DecodeRotated(const uint8_t* row, float* y) const = 0;
+  // Where DecodeRotated rows live: <x, Decode(row)> = <Rotate(x), DecodeRotated(row)>.
+  void Rotate(const float* x, float* y) const { map_->Forward(x, y); }
   void Unrotate(const float* y, float* x) const { map_->Backward(y, x); }
 
  protected:

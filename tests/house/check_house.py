@@ -44,7 +44,7 @@ LAYERS = {
     "kvcache/": BELOW_KERNELS + [API, TILES, "attention/", "kvcache/"],
     "model/": ["base/", "codec/", "model/"],
     "plan/": ["base/", "codec/", "model/", "kvcache/policy.h", "plan/"],
-    "eval/": BELOW_KERNELS + [API, "attention/", "kvcache/", "eval/"],
+    "eval/": BELOW_KERNELS + [API, "attention/", "files/", "kvcache/", "eval/"],
     "report/": ["base/", "eval/", "report/"],
     "capi/": BELOW_KERNELS + [API, "attention/", "files/", "kvcache/", "capi/", "turboquant/"],
 }
