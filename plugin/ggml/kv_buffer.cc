@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -23,6 +24,7 @@ struct PlainCache {  // a cache tensor left at f16, for the report
   size_t bytes;
   bool sliding;
   bool recurrent;
+  bool is_key;
 };
 
 struct KvBuffer {
@@ -132,13 +134,13 @@ int InitTensor(Buffer* buffer, Tensor* t) {
   try {
     KvBuffer* b = Find(buffer);
     if (b == nullptr || t->view_src != nullptr) return kStatusSuccess;
-    bool sliding, is_key;
+    bool sliding, is_key = false;
     int layer = 0;
     const size_t bytes = CompressedBytes(t, &sliding);
     if (bytes == 0) {
       if (ParseCacheName(t->name, &is_key, &layer) || RecurrentName(t->name)) {
         b->plain.push_back({RecurrentName(t->name) ? std::atoi(t->name + 9) : layer,
-                            G().host.fn.ggml_nbytes(t), sliding, RecurrentName(t->name)});
+                            G().host.fn.ggml_nbytes(t), sliding, RecurrentName(t->name), is_key});
       }
       return kStatusSuccess;
     }
@@ -335,7 +337,7 @@ void ReportNewCaches() {
   std::lock_guard<std::mutex> lock(G().mutex);
   if (!G().report_due) return;
   G().report_due = false;
-  std::set<int> compressed, layers, sliding, recurrent;
+  std::set<int> compressed, layers, sliding, recurrent, plain_keys, plain_values;
   size_t ours = 0, f16 = 0;
   for (auto& [buffer, b] : G().buffers) {
     if (b.reported) continue;
@@ -352,6 +354,7 @@ void ReportNewCaches() {
         continue;
       }
       layers.insert(p.layer);
+      (p.is_key ? plain_keys : plain_values).insert(p.layer);
       if (p.sliding) sliding.insert(p.layer);
       ours += p.bytes;
       f16 += p.bytes;
@@ -362,6 +365,15 @@ void ReportNewCaches() {
                 f16 / 1048576.0);
   std::string line = std::to_string(compressed.size()) + " of " + std::to_string(layers.size()) +
                      " KV layers compressed (" + G().options.policy.ToString() + "), " + sizes;
+  auto one_side = [&](const std::set<int>& plain, const char* side) {
+    const auto n = std::count_if(plain.begin(), plain.end(),
+                                 [&](int layer) { return compressed.count(layer) != 0; });
+    if (n > 0)
+      line +=
+          std::string("; ") + side + " of " + std::to_string(n) + " of them stays as the host keeps it";
+  };
+  one_side(plain_keys, "K");
+  one_side(plain_values, "V");
   if (!sliding.empty()) {
     line += "; " + std::to_string(sliding.size()) + " sliding-window layers stay f16";
   }

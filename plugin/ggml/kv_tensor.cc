@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <set>
+#include <tuple>
 
 #include "kvcache/state_row.h"
 #include "log.h"
@@ -215,12 +218,27 @@ void KvTensor::ReportNonFinite() {
   }
 }
 
+// A file has such rows for every layer and side: one line for a kind of row is enough.
+void KvTensor::ReportForeign(const RowStore& store) {
+  if (store.foreign_rows() == 0) return;
+  const Format ours = store.shape().format;
+  using Kind = std::tuple<bool, Format, Format>;
+  static std::mutex mutex;
+  static std::set<Kind> reported;
+  std::lock_guard<std::mutex> lock(mutex);
+  if (!reported.insert(Kind(is_key_, store.foreign_format(), ours)).second) return;
+  LogInfo(std::string("a state holds ") + (is_key_ ? "keys" : "values") + " coded as " +
+          std::string(FormatName(store.foreign_format())) + "; they are decoded and coded again as " +
+          std::string(FormatName(ours)) + ", which costs some precision");
+}
+
 // ------------------------------------------------------------------------------- host's bytes
 
 void KvTensor::ImportRows(int stream, int cell, int n, const uint8_t* records) {
   if (Status s = stores_[stream].ImportRows(cell, n, records); !s.ok()) {
     LogError(name_ + ": " + s.message() + " (the damaged rows read as zeros)");
   }
+  ReportForeign(stores_[stream]);
   Touch();
 }
 

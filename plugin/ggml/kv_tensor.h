@@ -94,6 +94,7 @@ class KvTensor {
   void ReadValues(size_t offset, uint8_t* data, size_t size);
   void WriteValues(size_t offset, const uint8_t* data, size_t size);
   void GatherRow(int row, uint16_t* out) const;
+  void ReportForeign(const RowStore& store);
   void ImportRows(int stream, int cell, int n, const uint8_t* records);
 
   std::string name_;

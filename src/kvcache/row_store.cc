@@ -435,6 +435,10 @@ Status RowStore::ImportRecord(int cell, const uint8_t* record, std::vector<uint1
   if (Status s = ParseStateRow(record, shape_.width, &row); !s.ok()) return s;
   int mean = 0;
   bool native = row.format == shape_.format && row.head_dim == shape_.head_dim && row.seed == seed_;
+  if (!native) {
+    ++foreign_rows_;
+    foreign_format_ = row.format;
+  }
   if (native && row.mean_steps != nullptr) {
     std::vector<uint16_t> sizes(shape_.width / 16);  // records are not aligned
     std::memcpy(sizes.data(), row.mean_sizes, sizes.size() * 2);

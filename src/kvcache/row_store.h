@@ -94,6 +94,9 @@ class RowStore {
   // another format or rotation is decoded and appended. Damaged records leave a zero row behind;
   // the Status then names the first of them, all other rows are imported.
   Status ImportRows(int first_cell, int n, const uint8_t* records);
+  // Rows imported so far that were coded in another way, and the format of the latest of them.
+  uint64_t foreign_rows() const { return foreign_rows_; }
+  Format foreign_format() const { return foreign_format_; }
 
   void Clear();
   // Becomes a copy of a store of the same shape and rotation.
@@ -160,6 +163,9 @@ class RowStore {
   uint16_t* window_ = nullptr;         // [slots][width] f16
   uint16_t* scales_ = nullptr;         // [heads][tile_cells] fp16
   uint8_t* codes_ = nullptr;           // [heads][tile_cells][code_bytes] in tiles
+
+  uint64_t foreign_rows_ = 0;
+  Format foreign_format_ = Format::kF16;
 
   // Of the append in progress.
   std::vector<const uint16_t*> slot_row_;  // where the row of each slot lies now

@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 import host_lib
-from host_lib import (BIN, DRIVER, MODEL, TOKENS, WORK, Result, compare, divergence, drive,
+from host_lib import (BIN, DRIVER, MAGIC, MODEL, TOKENS, WORK, Result, compare, divergence, drive,
                       environment, expect, finish, identical, succeed)
 
 CHAT = ["chat"]
@@ -145,9 +145,6 @@ def state_files():
                            WORK / ("turbo3_tail_0_sink_0_center_off-%s.state" % fa), fa):
             if expect(loaded.code == 0, "fa=%s: a state of another policy is not loaded" % fa):
                 divergence("transcoded, fa " + fa, plain, loaded, 0.3, 0.8, 10)
-
-
-MAGIC = bytes((0x51, 0x7E, 0x3B, 0xFE))  # docs/FORMAT.md, "State row"
 
 
 def damaged_files():

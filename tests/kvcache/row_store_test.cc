@@ -354,6 +354,8 @@ TEST(RowStore, RecordsOfAnotherPolicyAreTranscoded) {
       std::vector<uint8_t> records(200 * 256);
       for (int c = 0; c < 200; ++c) a->store.ExportRow(c, &records[c * 256]);
       ASSERT_TRUE(b.store.ImportRows(0, 200, records.data()).ok());
+      EXPECT_EQ(b.store.foreign_rows(), 132u);  // the coded ones
+      EXPECT_EQ(b.store.foreign_format(), a->store.shape().format);
       double error = 0;
       for (int c = 4; c < 136; ++c) error += RelativeError(b.store, c, rows[c]) / 132;
       EXPECT_LT(error, target.center ? 0.012 : 0.016);  // both codecs' errors together
