@@ -1,9 +1,8 @@
+#include "kernels/cpu/cpu_tables.h"
 #include "kernels/kernel_api.h"
 
 #ifdef TURBOQUANT_X86
 #include <cpuid.h>
-
-#include "kernels/cpu/cpu_tables.h"
 #endif
 
 namespace turboquant {
@@ -49,16 +48,24 @@ const KernelTable* Avx512Kernels() { return nullptr; }
 
 #endif  // TURBOQUANT_X86
 
+#ifdef TURBOQUANT_NEON
+const KernelTable* NeonKernels() { return &kNeonKernelTable; }
+#else
+const KernelTable* NeonKernels() { return nullptr; }
+#endif
+
 const KernelTable* FindKernels(std::string_view name) {
   if (name == "scalar") return &ScalarKernels();
   if (name == "avx2") return Avx2Kernels();
   if (name == "avx512") return Avx512Kernels();
+  if (name == "neon") return NeonKernels();
   return nullptr;
 }
 
 const KernelTable& BestKernels() {
   if (const KernelTable* table = Avx512Kernels()) return *table;
   if (const KernelTable* table = Avx2Kernels()) return *table;
+  if (const KernelTable* table = NeonKernels()) return *table;
   return ScalarKernels();
 }
 

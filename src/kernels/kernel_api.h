@@ -49,7 +49,7 @@ constexpr size_t PreparedQueryBytes(int head_dim) {
 }
 
 struct KernelTable {
-  std::string_view name;  // "scalar", "avx2", "avx512"
+  std::string_view name;  // "scalar", "avx2", "avx512", "neon"
 
   // f16 -> f32 and back (round to nearest even), n values.
   void (*half_to_float)(const uint16_t* in, float* out, size_t n);
@@ -106,9 +106,10 @@ const KernelTable& ScalarKernels();
 // Null when the build or this CPU lacks the instructions.
 const KernelTable* Avx2Kernels();
 const KernelTable* Avx512Kernels();
+const KernelTable* NeonKernels();
 
-// The fastest table of this CPU; `name` ("scalar", "avx2", "avx512") forces one. An unknown or
-// unavailable name gives null.
+// The fastest table of this CPU; `name` ("scalar", "avx2", "avx512", "neon") forces one. An
+// unknown or unavailable name gives null.
 const KernelTable* FindKernels(std::string_view name);
 const KernelTable& BestKernels();
 

@@ -9,6 +9,7 @@ TEST(Dispatch, FindsTablesByName) {
   EXPECT_EQ(FindKernels("scalar"), &ScalarKernels());
   EXPECT_EQ(FindKernels("avx2"), Avx2Kernels());
   EXPECT_EQ(FindKernels("avx512"), Avx512Kernels());
+  EXPECT_EQ(FindKernels("neon"), NeonKernels());
   EXPECT_EQ(FindKernels(""), nullptr);
   EXPECT_EQ(FindKernels("AVX2"), nullptr);
 }
@@ -17,17 +18,19 @@ TEST(Dispatch, BestIsTheWidestAvailable) {
   const KernelTable* want = &ScalarKernels();
   if (Avx2Kernels() != nullptr) want = Avx2Kernels();
   if (Avx512Kernels() != nullptr) want = Avx512Kernels();
+  if (NeonKernels() != nullptr) want = NeonKernels();
   EXPECT_EQ(&BestKernels(), want);
 }
 
 TEST(Dispatch, TablesAreCompleteAndKnowTheirNames) {
-  for (const char* name : {"scalar", "avx2", "avx512"}) {
+  for (const char* name : {"scalar", "avx2", "avx512", "neon"}) {
     const KernelTable* table = FindKernels(name);
     if (table == nullptr) continue;
     EXPECT_EQ(table->name, name);
     EXPECT_TRUE(table->half_to_float != nullptr && table->float_to_half != nullptr);
     EXPECT_TRUE(table->rotate != nullptr && table->unrotate != nullptr);
     EXPECT_TRUE(table->encode != nullptr && table->decode != nullptr);
+    EXPECT_TRUE(table->encode_trellis != nullptr && table->decode_trellis != nullptr);
     EXPECT_TRUE(table->coded_scores != nullptr && table->coded_accumulate != nullptr);
     EXPECT_TRUE(table->dense_scores != nullptr && table->dense_accumulate != nullptr);
     EXPECT_TRUE(table->softmax != nullptr);

@@ -21,6 +21,7 @@ inline std::vector<const KernelTable*> AvailableTables() {
   std::vector<const KernelTable*> tables = {&ScalarKernels()};
   if (Avx2Kernels() != nullptr) tables.push_back(Avx2Kernels());
   if (Avx512Kernels() != nullptr) tables.push_back(Avx512Kernels());
+  if (NeonKernels() != nullptr) tables.push_back(NeonKernels());
   return tables;
 }
 

@@ -62,7 +62,7 @@ void Fill(OneSide* side, SplitMix64* rng, float mean) {
 
 TEST_P(AttendTest, MatchesDoubleReference) {
   const Case c = GetParam();
-  for (const char* name : {"scalar", "avx2", "avx512"}) {
+  for (const char* name : {"scalar", "avx2", "avx512", "neon"}) {
     const KernelTable* kernels = FindKernels(name);
     if (kernels == nullptr) continue;
     SCOPED_TRACE(name);

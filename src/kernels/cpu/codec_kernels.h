@@ -1,5 +1,5 @@
 // Half conversion, rotation, encode and decode on the vectors of the including translation unit
-// (vec_avx2.h or vec_avx512.h must come first; the linking rule is there).
+// (one of vec_*.h must come first; the linking rule is in vec_avx512.h).
 //
 // Everything here is bit-exact to the scalar truth: the same operations in the same order, 16
 // running sums, no fused multiply-add except by +-1, which is exact.
@@ -65,7 +65,7 @@ TQ_INLINE void ButterfliesInRegisters(FloatVec (&v)[kVecs]) {
   for (int i = 0; i < kVecs; ++i) {
     v[i] = ButterflyInVector<1>(v[i]);
     v[i] = ButterflyInVector<2>(v[i]);
-    v[i] = ButterflyInVector<4>(v[i]);
+    if constexpr (kLanes >= 8) v[i] = ButterflyInVector<4>(v[i]);
     if constexpr (kLanes == 16) v[i] = ButterflyInVector<8>(v[i]);
   }
   for (int h = 1; h < kVecs; h *= 2) {
@@ -362,8 +362,11 @@ struct ScaledCentroids {
     }
   }
   TQ_INLINE FloatVec operator[](IntVec idx) const {
-    if constexpr (kBits <= 4) return Lookup<kBits>(table_, idx);
-    return Mul(Gather(CentroidsOf<kBits>(), idx), factor_);
+    if constexpr (kBits <= 4) {
+      return Lookup<kBits>(table_, idx);
+    } else {
+      return Mul(Gather(CentroidsOf<kBits>(), idx), factor_);
+    }
   }
 
  private:

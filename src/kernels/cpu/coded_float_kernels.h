@@ -1,5 +1,5 @@
 // Scores and weighted sums on codes in f32, for instruction sets without dot products of bytes
-// (vec_avx2.h must come first; the linking rule is in vec_avx512.h). Scores: lanes are cells; sums:
+// (vec_avx2.h or vec_neon.h must come first; the linking rule is in vec_avx512.h). Scores: lanes are cells; sums:
 // lanes are coordinates.
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_FLOAT_KERNELS_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_FLOAT_KERNELS_H_
@@ -176,7 +176,7 @@ TQ_INLINE void LoadFloatWeights(const uint16_t* scales, const float* p, int ld, 
       if (!AnyNonZero(x)) continue;
       // Scales of cells without weight may be anything, NaN too.
       Store(weight + i, WhereGreater(x, Zero(), Mul(x, HalfLoad(scales + cell + i))));
-      w->groups |= 3u << (i / 4);
+      w->groups |= ((1u << (kLanes / 4)) - 1u) << (i / 4);
     }
   }
 }

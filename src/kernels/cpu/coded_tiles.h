@@ -108,7 +108,7 @@ void FallbackAccumulate(const CodedTiles& v, const float* p, int ld, int rows, i
 // Asks for `bytes` bytes from `at` on; never faults.
 TQ_INLINE void PrefetchBytes(const uint8_t* at, size_t bytes) {
   for (size_t b = 0; b < bytes; b += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(at + b), _MM_HINT_T0);
+    __builtin_prefetch(at + b);
   }
 }
 

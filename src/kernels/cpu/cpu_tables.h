@@ -11,6 +11,7 @@ namespace turboquant {
 
 extern const KernelTable kAvx2KernelTable;
 extern const KernelTable kAvx512KernelTable;
+extern const KernelTable kNeonKernelTable;
 
 }  // namespace turboquant
 

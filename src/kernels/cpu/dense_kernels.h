@@ -1,5 +1,5 @@
 // Scores and weighted sums over dense f32 rows, on the vectors of the including translation unit
-// (vec_avx2.h or vec_avx512.h must come first; the linking rule is in vec_avx512.h).
+// (one of vec_*.h must come first; the linking rule is in vec_avx512.h).
 //
 // Scores: lanes are tokens, so that a coordinate meets one broadcast query value and no sum across
 // lanes is ever needed. Sums: lanes are coordinates, which meet one broadcast weight.

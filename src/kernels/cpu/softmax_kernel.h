@@ -1,5 +1,5 @@
-// The online softmax on the vectors of the including translation unit (vec_avx2.h or vec_avx512.h
-// must come first; the linking rule is in vec_avx512.h).
+// The online softmax on the vectors of the including translation unit (one of vec_*.h must
+// come first; the linking rule is in vec_avx512.h).
 #ifndef TURBOQUANT_KERNELS_CPU_SOFTMAX_KERNEL_H_
 #define TURBOQUANT_KERNELS_CPU_SOFTMAX_KERNEL_H_
 
@@ -102,7 +102,7 @@ float SoftmaxKernel(float* s, int n, const float* bias, float softcap, float* m,
   }
   Sum16 total;
   total.part[0] = sum;
-  if constexpr (kLanes == 8) total.part[kLanes == 8 ? 1 : 0] = Zero();
+  for (int v = 1; v < kVecsOf16; ++v) total.part[v] = Zero();
   float factor = 1.0f;
   if (*m != peak) {
     alignas(64) float lane[kLanes];

@@ -210,8 +210,11 @@ struct ScaledAlphabet {
     }
   }
   TQ_INLINE FloatVec operator[](IntVec idx) const {
-    if constexpr (kBits == 4) return Lookup32(table_[0], table_[kTables - 1], idx);
-    return Lookup<kBits + 1>(table_[0], idx);
+    if constexpr (kBits == 4) {
+      return Lookup32(table_[0], table_[kTables - 1], idx);
+    } else {
+      return Lookup<kBits + 1>(table_[0], idx);
+    }
   }
 
  private:

@@ -1,0 +1,32 @@
+// The kernels of 64-bit Arm: the code is in the headers, the vector in vec_neon.h. NEON is part of
+// the base architecture: no flags, no question at run time.
+#include "kernels/cpu/vec_neon.h"
+// The vector comes first: the kernels are written against its names.
+#include "kernels/cpu/codec_kernels.h"
+// Then what builds on the codec.
+#include "kernels/cpu/coded_float_kernels.h"
+#include "kernels/cpu/cpu_tables.h"
+#include "kernels/cpu/softmax_kernel.h"
+#include "kernels/cpu/trellis_kernels.h"
+
+namespace turboquant {
+
+constexpr KernelTable kNeonKernelTable = {
+    .name = "neon",
+    .half_to_float = HalfToFloatMany,
+    .float_to_half = FloatToHalfMany,
+    .rotate = RotateKernel,
+    .unrotate = UnrotateKernel,
+    .encode = EncodeKernel,
+    .decode = DecodeKernel,
+    .encode_trellis = EncodeTrellisKernel,
+    .decode_trellis = DecodeTrellisKernel,
+    .prepare_queries = PrepareQueriesKernel,
+    .coded_scores = CodedScoresKernel,
+    .coded_accumulate = CodedAccumulateKernel,
+    .dense_scores = DenseScoresKernel,
+    .dense_accumulate = DenseAccumulateKernel,
+    .softmax = SoftmaxKernel,
+};
+
+}  // namespace turboquant
