@@ -61,11 +61,48 @@ struct Deleter {
   void operator()(tq_cache* handle) const { tq_cache_destroy(handle); }
 };
 
-inline tq_codec_info Info(const tq_codec* codec) {
-  tq_codec_info info = TQ_CODEC_INFO_INIT;
-  Check(tq_codec_get_info(codec, &info));
-  return info;
-}
+// What Codec and Estimator share: a codec that belongs to a handle, and its sizes.
+class Rows {
+ public:
+  std::size_t head_dim() const { return static_cast<std::size_t>(info_.head_dim); }
+  std::size_t row_bytes() const { return info_.row_bytes; }
+  double bits_per_value() const { return info_.bits_per_value; }
+  std::string spec() const { return tq_codec_spec(codec_); }
+
+ protected:
+  Rows() = default;
+
+  void Bind(const tq_codec* codec) {
+    codec_ = codec;
+    info_ = TQ_CODEC_INFO_INIT;
+    Check(tq_codec_get_info(codec, &info_));
+  }
+
+  std::vector<std::byte> ToBytes(std::span<const float> x, std::size_t* invalid_rows) const {
+    const std::size_t n = Count(x.size(), head_dim(), "x");
+    std::vector<std::byte> rows(n * row_bytes());
+    Check(tq_codec_encode(codec_, x.data(), n, rows.data(), rows.size(), invalid_rows));
+    return rows;
+  }
+
+  std::vector<float> ToFloats(std::span<const std::byte> rows) const {
+    const std::size_t n = Count(rows.size(), row_bytes(), "rows");
+    std::vector<float> x(n * head_dim());
+    Check(tq_codec_decode(codec_, rows.data(), rows.size(), n, x.data()));
+    return x;
+  }
+
+  std::vector<float> Products(std::span<const float> query, std::span<const std::byte> rows) const {
+    CheckSize(query.size(), head_dim(), "query");
+    std::vector<float> scores(Count(rows.size(), row_bytes(), "rows"));
+    Check(tq_codec_inner_products(codec_, query.data(), rows.data(), rows.size(), scores.size(),
+                                  scores.data()));
+    return scores;
+  }
+
+  const tq_codec* codec_ = nullptr;
+  tq_codec_info info_{};
+};
 
 }  // namespace internal
 
@@ -91,53 +128,35 @@ class Buffer {
 };
 
 // Rows to bytes and back. Any number of threads may use one codec at once.
-class Codec {
+class Codec : public internal::Rows {
  public:
   explicit Codec(const std::string& spec, int head_dim, const tq_options* options = nullptr) {
     tq_codec* handle = nullptr;
     internal::Check(tq_codec_create(spec.c_str(), head_dim, options, &handle));
     handle_.reset(handle);
-    info_ = internal::Info(handle);
+    Bind(handle);
   }
 
-  std::string spec() const { return tq_codec_spec(get()); }
-  std::size_t head_dim() const { return static_cast<std::size_t>(info_.head_dim); }
-  std::size_t row_bytes() const { return info_.row_bytes; }
-  double bits_per_value() const { return info_.bits_per_value; }
   bool unbiased() const { return info_.unbiased != 0; }
 
   // x: n * head_dim() values; the result has n * row_bytes() bytes. invalid_rows: how many rows
   // could not be coded and are zeros.
   std::vector<std::byte> Encode(std::span<const float> x,
                                 std::size_t* invalid_rows = nullptr) const {
-    const std::size_t n = internal::Count(x.size(), head_dim(), "x");
-    std::vector<std::byte> rows(n * row_bytes());
-    internal::Check(tq_codec_encode(get(), x.data(), n, rows.data(), rows.size(), invalid_rows));
-    return rows;
+    return ToBytes(x, invalid_rows);
   }
-
-  std::vector<float> Decode(std::span<const std::byte> rows) const {
-    const std::size_t n = internal::Count(rows.size(), row_bytes(), "rows");
-    std::vector<float> x(n * head_dim());
-    internal::Check(tq_codec_decode(get(), rows.data(), rows.size(), n, x.data()));
-    return x;
-  }
+  std::vector<float> Decode(std::span<const std::byte> rows) const { return ToFloats(rows); }
 
   // One estimate for each row.
   std::vector<float> InnerProducts(std::span<const float> query,
                                    std::span<const std::byte> rows) const {
-    internal::CheckSize(query.size(), head_dim(), "query");
-    std::vector<float> scores(internal::Count(rows.size(), row_bytes(), "rows"));
-    internal::Check(tq_codec_inner_products(get(), query.data(), rows.data(), rows.size(),
-                                            scores.size(), scores.data()));
-    return scores;
+    return Products(query, rows);
   }
 
   const tq_codec* get() const { return handle_.get(); }
 
  private:
   std::unique_ptr<tq_codec, internal::Deleter> handle_;
-  tq_codec_info info_{};
 };
 
 // softmax(scale * <query, k_j> + bias_j)-weighted sum of the v_j; see tq_attend. bias may be empty.
@@ -166,49 +185,29 @@ inline std::vector<float> Attend(const Codec& k_codec, std::span<const std::byte
 }
 
 // A codec whose inner products are unbiased, under the names of the field.
-class Estimator {
+class Estimator : public internal::Rows {
  public:
   explicit Estimator(const std::string& spec, int head_dim, const tq_options* options = nullptr) {
     tq_estimator* handle = nullptr;
     internal::Check(tq_estimator_create(spec.c_str(), head_dim, options, &handle));
     handle_.reset(handle);
-    info_ = internal::Info(tq_estimator_codec(handle));
+    Bind(tq_estimator_codec(handle));
   }
-
-  std::size_t head_dim() const { return static_cast<std::size_t>(info_.head_dim); }
-  std::size_t row_bytes() const { return info_.row_bytes; }
-  double bits_per_value() const { return info_.bits_per_value; }
 
   std::vector<std::byte> Quantize(std::span<const float> x,
                                   std::size_t* invalid_rows = nullptr) const {
-    const std::size_t n = internal::Count(x.size(), head_dim(), "x");
-    std::vector<std::byte> rows(n * row_bytes());
-    internal::Check(
-        tq_estimator_quantize(get(), x.data(), n, rows.data(), rows.size(), invalid_rows));
-    return rows;
+    return ToBytes(x, invalid_rows);
   }
-
   std::vector<float> InnerProduct(std::span<const float> query,
                                   std::span<const std::byte> rows) const {
-    internal::CheckSize(query.size(), head_dim(), "query");
-    std::vector<float> scores(internal::Count(rows.size(), row_bytes(), "rows"));
-    internal::Check(tq_estimator_inner_product(get(), query.data(), rows.data(), rows.size(),
-                                               scores.size(), scores.data()));
-    return scores;
+    return Products(query, rows);
   }
-
-  std::vector<float> Dequantize(std::span<const std::byte> rows) const {
-    const std::size_t n = internal::Count(rows.size(), row_bytes(), "rows");
-    std::vector<float> x(n * head_dim());
-    internal::Check(tq_estimator_dequantize(get(), rows.data(), rows.size(), n, x.data()));
-    return x;
-  }
+  std::vector<float> Dequantize(std::span<const std::byte> rows) const { return ToFloats(rows); }
 
   const tq_estimator* get() const { return handle_.get(); }
 
  private:
   std::unique_ptr<tq_estimator, internal::Deleter> handle_;
-  tq_codec_info info_{};
 };
 
 // A whole array in one checked block, the content of a .tq file. head_dim 0: the library chooses.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "eval/row_error.h"
 
 namespace turboquant {
 namespace {
@@ -44,22 +45,15 @@ struct BatchStats {
   double error = 0, energy = 0, ratios = 0, worst = 0;
   double seconds = 0;
 
-  void AddRow(const float* x, const float* decoded, int d) {
-    double row_error = 0;
-    double row_energy = 0;
-    for (int i = 0; i < d; ++i) {
-      const double e = static_cast<double>(x[i]) - decoded[i];
-      row_error += e * e;
-      row_energy += static_cast<double>(x[i]) * x[i];
-    }
-    if (row_energy == 0) {
+  void AddRow(const RowError& row) {
+    if (row.energy == 0) {
       ++zero;
       return;
     }
-    error += row_error;
-    energy += row_energy;
-    ratios += row_error / row_energy;
-    worst = std::max(worst, row_error / row_energy);
+    error += row.error;
+    energy += row.energy;
+    ratios += row.relative();
+    worst = std::max(worst, row.relative());
   }
 };
 
@@ -90,7 +84,7 @@ CodingStats EncodeArray(const ArrayView& array, const RowFile& plan, std::span<u
         continue;
       }
       codec.Decode(rows + j * codec.row_bytes(), decoded.data());
-      stats[b].AddRow(&x[j * d], decoded.data(), static_cast<int>(d));
+      stats[b].AddRow(MeasureRowError(&x[j * d], decoded.data(), static_cast<int>(d)));
     }
     counter.Add();
   });

@@ -15,6 +15,7 @@
 #include "codec/product_codec.h"
 #include "codec/row_map.h"
 #include "eval/codec_theory.h"
+#include "eval/row_error.h"
 #include "math/lloyd_max.h"
 
 namespace turboquant {
@@ -48,17 +49,6 @@ void DrawRows(SplitMix64* random, int n, int d, float* rows) {
     const double scale = std::sqrt(d / energy);
     for (int i = 0; i < d; ++i) rows[j * d + i] = static_cast<float>(row[i] * scale);
   }
-}
-
-double RelativeError(const float* x, const float* decoded, int d) {
-  double error = 0;
-  double energy = 0;
-  for (int i = 0; i < d; ++i) {
-    const double e = static_cast<double>(x[i]) - decoded[i];
-    error += e * e;
-    energy += static_cast<double>(x[i]) * x[i];
-  }
-  return error / energy;
 }
 
 double Dot(const float* a, const float* b, int d) {
@@ -141,7 +131,7 @@ struct DimStudy {
         for (size_t c = 0; c < codecs.size(); ++c) {
           codecs[c]->Encode(row_values, row.data());
           codecs[c]->Decode(row.data(), decoded.data());
-          sum[kMaxBits + c] += RelativeError(row_values, decoded.data(), head_dim);
+          sum[kMaxBits + c] += MeasureRowError(row_values, decoded.data(), head_dim).relative();
         }
       }
     }
@@ -237,7 +227,7 @@ Status MeasureRate(int rows, RatePoint* point) {
     DrawRows(&random, 1, kRateDim, query.data());
     codec.Encode(x.data(), row.data());
     codec.Decode(row.data(), decoded.data());
-    sum += RelativeError(x.data(), decoded.data(), kRateDim);
+    sum += MeasureRowError(x.data(), decoded.data(), kRateDim).relative();
     for (int i = 0; i < kRateDim; ++i) query[i] += x[i];  // shares its direction with x
     const double truth = Dot(query.data(), x.data(), kRateDim);
     cross += truth * Dot(query.data(), decoded.data(), kRateDim);
