@@ -100,6 +100,7 @@ TEST(CApiArray, WrongShapesAndShortOutputsAreRefused) {
   EXPECT_TRUE(Fails(compress({4, 50}, 0), TQ_ERROR_INVALID_ARGUMENT, "64 values"));
   EXPECT_TRUE(Fails(compress({4, 64}, 48), TQ_ERROR_INVALID_ARGUMENT, "divisor"));
   EXPECT_TRUE(Fails(compress({0, 64}, 0), TQ_ERROR_INVALID_ARGUMENT, "dimension of 0"));
+  EXPECT_TRUE(Fails(compress({SIZE_MAX / 2 + 1}, 64), TQ_ERROR_INVALID_ARGUMENT, "too large"));
   EXPECT_TRUE(Fails(compress({SIZE_MAX / 2, 64}, 0), TQ_ERROR_INVALID_ARGUMENT, "too large"));
   EXPECT_TRUE(
       Fails(compress(std::vector<size_t>(9, 64), 0), TQ_ERROR_INVALID_ARGUMENT, "num_dims"));
