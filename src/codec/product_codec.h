@@ -29,8 +29,11 @@ namespace turboquant {
 
 // k of an orthogonal and of a Gaussian S.
 inline float OrthogonalSignFactor(int d) {
-  return static_cast<float>(std::sqrt(3.14159265358979323846) / d *
-                            std::exp(std::lgamma(0.5 * (d + 1)) - std::lgamma(0.5 * d)));
+  constexpr double kRootPi = 1.7724538509055160273;
+  // Gamma((d + 1) / 2) / Gamma(d / 2) from d = 1 or 2 upwards in twos; lgamma would write a global.
+  double ratio = d % 2 == 1 ? 1 / kRootPi : kRootPi / 2;
+  for (int n = d % 2 == 1 ? 1 : 2; n < d; n += 2) ratio *= (n + 1.0) / n;
+  return static_cast<float>(kRootPi / d * ratio);
 }
 
 inline float GaussianSignFactor(int d) {

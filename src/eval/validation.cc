@@ -22,8 +22,9 @@ namespace turboquant {
 namespace {
 
 constexpr int kMaxBits = 8;
-constexpr int kSlices = 8;   // of one cell, so that it is shared among threads
-constexpr int kChunk = 256;  // rows drawn at a time
+constexpr int kSlices = 8;            // of one cell, so that it is shared among threads
+constexpr int kChunk = 256;           // rows drawn at a time
+constexpr double kTimingShare = 0.1;  // of the progress
 constexpr double kTolerance = 0.01;
 constexpr double kVarianceTolerance = 0.06;
 constexpr double kSlopeTolerance = 0.005;
@@ -70,6 +71,7 @@ Status RunJobs(std::vector<Job>* jobs, const ValidationOptions& options) {
                    [](const Job& a, const Job& b) { return a.weight > b.weight; });
   double total = 0;
   for (const Job& job : *jobs) total += job.weight;
+  if (options.timing) total /= 1 - kTimingShare;
   std::mutex mutex;
   double done = 0;
   Status first;
@@ -512,8 +514,12 @@ Result<ValidationResult> Validate(const ValidationOptions& options) {
   if (Status s = RunJobs(&jobs, options); !s.ok()) return s;
   if (options.timing) {
     // Alone, when nothing else of ours runs.
-    for (RatePoint& point : result.rate) {
-      if (Status s = MeasureTime(&point); !s.ok()) return s;
+    for (size_t i = 0; i < result.rate.size(); ++i) {
+      if (Status s = MeasureTime(&result.rate[i]); !s.ok()) return s;
+      const double share = static_cast<double>(i + 1) / static_cast<double>(result.rate.size());
+      if (options.progress) {
+        options.progress(1 - kTimingShare * (1 - share), "time of a row, " + result.rate[i].spec);
+      }
     }
   }
   for (const DimStudy& study : dims) ReportDim(study, &result.checks);

@@ -1,6 +1,7 @@
 // tq_codec, tq_attend, tq_estimator: the results of the core, and every way to misuse them.
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "capi_fixture.h"
 #include "codec/codec.h"
@@ -70,6 +71,26 @@ TEST(CApiCodec, EveryCodecOfTheRegistryGivesTheBytesOfTheCore) {
                                       got.data()),
               TQ_OK);
     EXPECT_EQ(got, scores) << name;
+  }
+}
+
+TEST(CApiCodec, OneCodecServesManyThreads) {
+  constexpr size_t kRows = 200;
+  const std::vector<float> x = NormalValues(kRows * 64, 6);
+  const CodecHandle codec("turbo3q", 64);
+  const std::vector<uint8_t> expected = codec.Encode(x);
+  std::vector<std::vector<uint8_t>> shared(4), own(4);
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < shared.size(); ++t) {
+    threads.emplace_back([&, t] {
+      shared[t] = codec.Encode(x);
+      own[t] = CodecHandle("turbo3q", 64).Encode(x);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (size_t t = 0; t < shared.size(); ++t) {
+    EXPECT_EQ(shared[t], expected);
+    EXPECT_EQ(own[t], expected);
   }
 }
 

@@ -81,14 +81,20 @@ TEST(Validation, ProgressRisesToOneAndRowsAreLimited) {
   ValidationOptions options;
   options.rows = 1000;
   options.threads = 2;
-  options.timing = false;
+  options.timing = true;
   double last = 0;
   bool rising = true;
   options.progress = [&](double done, const std::string& what) {
     rising = rising && done > last && !what.empty();
     last = done;
   };
-  ASSERT_TRUE(Validate(options).ok());
+  const auto result = Validate(options);
+  ASSERT_TRUE(result.ok());
+  for (const RatePoint& p : result.value().rate) {
+    EXPECT_GT(p.encode_ns, 1) << p.spec;
+    EXPECT_GT(p.decode_ns, 1) << p.spec;
+    EXPECT_GT(p.inner_product_ns, 1) << p.spec;
+  }
   EXPECT_TRUE(rising);
   EXPECT_NEAR(last, 1, 1e-9);
   options.rows = 10;
