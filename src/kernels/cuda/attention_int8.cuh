@@ -1,0 +1,376 @@
+// Decode attention on codes with int8 tensor cores, one launch: query rotation, K codes x query,
+// softmax, V codes x weights, merge of the splits, rotation back.
+//
+// Tokens are the rows of the mma, query rows its columns: column 2 r is the high byte of query row
+// r, column 2 r + 1 the low byte, so 4 rows fill the 8 columns. A warp owns a ring of pages (64
+// tokens of one kv head) and walks them alone; warps meet at the end.
+//
+//   K: A = centroid bytes, looked up from selector words by PRMT; B = the query, 15 bits.
+//      logit = (128 high + low) * key scale * query scale
+//   V: weight * value scale is quantised to 16 bits against the page's largest, B = its two bytes;
+//      A = centroid bytes of V^T.
+// Codes that differ by sign (4 bits) take two mma steps: PRMT turns nibbles with the top bit into 0
+// or -1, and the two tables make up for that (byte_tables.h). Steps are the codebook itself: exact.
+#ifndef TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_CUH_
+#define TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_CUH_
+
+#include "kernels/cuda/attention_common.cuh"
+#include "kernels/cuda/int8_config.h"
+
+namespace turboquant::cuda {
+
+template <int kKeyBits_, int kValueBits_, int kDim_, int kTiles_, bool kSlim>
+struct Int8Shape {
+  static constexpr Int8Config kConfig = Int8ConfigOf(kKeyBits_, kValueBits_, kDim_, kTiles_, kSlim);
+  static constexpr int kKeyBits = kKeyBits_, kValueBits = kValueBits_, kDim = kDim_;
+  static constexpr int kTiles = kTiles_;
+  static constexpr int kWarps = kConfig.warps, kStages = kConfig.stages;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kRows = kRowsPerTile * kTiles;
+  static constexpr int kLaneDims = kDim / 32;  // of a row held by a warp
+  static constexpr int kStageBytes = StageBytes(kKeyBits, kValueBits, kDim);
+  static constexpr int kRecordBytes = kStageBytes - 2 * kDim;
+  static constexpr int kValueCodes = kKeyBits * kDim * kTileTokens / 8;
+  static constexpr int kKeyScales = kValueCodes + kValueBits * kDim * kTileTokens / 8;
+  static constexpr int kValueScales = kKeyScales + 2 * kTileTokens;
+  static constexpr int kQuads = kTiles * kDim;  // float4 of one partial: [tile][dim]{4 rows}
+  static constexpr int kPartialFloats = kRows * (kDim + 2);
+  static constexpr int kGroups = kThreads > kQuads ? kThreads / kQuads : 1;
+  // After the loop the ring holds: one partial a warp, the sum, rows by group.
+  static constexpr int kMergeFloats =
+      kWarps * (4 * kQuads + kRows) + 4 * kQuads + kGroups * kRows * kDim;
+  static constexpr int kExactStates = 4 * kWarps;
+  static constexpr int kExactFloats = kExactStates * (4 * kDim + 12) + kRows * kDim;
+  static constexpr int kRingBytes = kWarps * kStages * kStageBytes;
+  static constexpr int Max(int a, int b) { return a > b ? a : b; }
+  static constexpr int kSharedBytes = Max(kRingBytes, 4 * Max(kMergeFloats, kExactFloats));
+};
+
+template <class S>
+struct Int8Shared {
+  alignas(16) uint8_t q_bytes[2 * S::kRows * S::kDim];  // [column][dim]
+  alignas(16) float q_plain[S::kRows * S::kDim];        // scaled, not rotated
+  alignas(8) uint64_t barriers[S::kWarps * S::kStages];
+  alignas(16) float weight[kMaxPartials * S::kRows];
+  float q_scale[S::kRows];
+  float warp_m[S::kWarps * S::kRows];
+  float row_m[S::kRows], row_l[S::kRows];
+  int last;
+};
+
+__device__ __forceinline__ void UnpackLow(uint32_t low, uint32_t high, int shift, uint32_t* even,
+                                          uint32_t* odd) {
+  const uint32_t up0 = shift == 0 ? high << 2 : high;
+  const uint32_t up1 = shift == 0 ? high << 1 : high >> 1;
+  *even = (low & 0x33333333u) | (up0 & 0x44444444u);
+  *odd = ((low >> 2) & 0x33333333u) | (up1 & 0x44444444u);
+}
+
+__device__ __forceinline__ uint32_t Component(const uint4& v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+// Selector words of kQuads quads from `first` (a multiple of kQuads, which is a multiple of 4).
+template <int kBits, int kDim, int kQuads>
+__device__ __forceinline__ void LoadSelectors(uint32_t area, int first, int lane,
+                                              uint32_t (&words)[4 * kQuads]) {
+  if constexpr (kBits == 4) {
+#pragma unroll
+    for (int u = 0; u < kQuads; ++u) {
+      const uint4 v = LoadShared16(area + ((first + u) * 32 + lane) * 16);
+      words[4 * u] = v.x;
+      words[4 * u + 1] = v.y;
+      words[4 * u + 2] = v.z;
+      words[4 * u + 3] = v.w;
+    }
+  } else {
+    uint4 high[kQuads / 4];
+    if constexpr (kBits == 3) {
+#pragma unroll
+      for (int i = 0; i < kQuads / 4; ++i) {
+        high[i] = LoadShared16(area + kDim * 16 + ((first / 4 + i) * 32 + lane) * 16);
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kQuads; u += 2) {
+      const uint4 low = LoadShared16(area + ((first + u) / 2 * 32 + lane) * 16);
+      const uint32_t h0 = kBits == 3 ? Component(high[u / 4], u & 3) : 0;
+      const uint32_t h1 = kBits == 3 ? Component(high[u / 4], (u + 1) & 3) : 0;
+      UnpackLow(low.x, h0, 0, &words[4 * u], &words[4 * u + 1]);
+      UnpackLow(low.y, h0, 1, &words[4 * u + 2], &words[4 * u + 3]);
+      UnpackLow(low.z, h1, 0, &words[4 * u + 4], &words[4 * u + 5]);
+      UnpackLow(low.w, h1, 1, &words[4 * u + 6], &words[4 * u + 7]);
+    }
+  }
+}
+
+// Accumulates one k step: A from the selector words x (rows g) and y (rows g + 8), whose upper
+// halves go to the upper half of k. B: the words of every column block.
+template <int kBits, int kTiles, bool kUnsignedB, int kStride>
+__device__ __forceinline__ void MmaLookUp(int (&acc)[kTiles][kStride][4], int chain, uint32_t x,
+                                          uint32_t y, const ByteTables& tables, uint32_t one,
+                                          const uint32_t (&b)[kTiles][2]) {
+  const auto look = [&](const uint32_t* table, uint32_t u, uint32_t v) {
+    const uint32_t uh = HighHalf(u, one), vh = HighHalf(v, one);
+    const uint32_t a[4] = {Prmt(table[0], table[1], u), Prmt(table[0], table[1], v),
+                           Prmt(table[0], table[1], uh), Prmt(table[0], table[1], vh)};
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      if constexpr (kUnsignedB) {
+        MmaUnsigned(acc[n][chain], a, b[n][0], b[n][1]);
+      } else {
+        MmaSigned(acc[n][chain], a, b[n][0], b[n][1]);
+      }
+    }
+  };
+  look(tables.a, x, y);
+  if constexpr (kBits == 4) look(tables.b, x ^ 0x88888888u, y ^ 0x88888888u);
+}
+
+__device__ __forceinline__ void UnpackScales(uint4 v, float (&x)[8]) {
+  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 f = __half22float2(reinterpret_cast<const __half2&>(words[i]));
+    x[2 * i] = f.x;
+    x[2 * i + 1] = f.y;
+  }
+}
+
+// Largest |value scale| of the page, one lane's share given; 0 becomes the smallest that divides.
+__device__ __forceinline__ float PageMaximum(uint4 v) {
+  __half2 most = __hmax2(__hmax2(__habs2(reinterpret_cast<const __half2&>(v.x)),
+                                 __habs2(reinterpret_cast<const __half2&>(v.y))),
+                         __hmax2(__habs2(reinterpret_cast<const __half2&>(v.z)),
+                                 __habs2(reinterpret_cast<const __half2&>(v.w))));
+#pragma unroll
+  for (int k = 4; k < 32; k *= 2) {
+    const uint32_t other = __shfl_xor_sync(kAllLanes, reinterpret_cast<const uint32_t&>(most), k);
+    most = __hmax2(most, reinterpret_cast<const __half2&>(other));
+  }
+  return fmaxf(fmaxf(__low2float(most), __high2float(most)), 1e-20f);
+}
+
+// The state of a warp, and what it does with one page.
+template <class S>
+struct Int8Warp {
+  static constexpr int kTiles = S::kTiles;
+  static constexpr int kWords = S::kDim / 32;             // selector words of one key's lane
+  static constexpr int kChains = S::kDim == 256 ? 2 : 4;  // 16-token tiles at a time
+  static constexpr int kQueryWords = S::kDim / 16;
+
+  uint32_t q[kTiles][kQueryWords];
+  float q_scale[kTiles];
+  float o[kTiles][S::kDim / 8];  // dim 8 i + g, row t
+  float m[kTiles], l[kTiles];
+
+  __device__ __forceinline__ void LoadQuery(const Int8Shared<S>& sh, int g, int t) {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      const uint8_t* row = sh.q_bytes + (8 * n + g) * S::kDim + t * (S::kDim / 4);
+#pragma unroll
+      for (int i = 0; i < kQueryWords; ++i) {
+        q[n][i] = reinterpret_cast<const uint32_t*>(row)[i];
+      }
+      q_scale[n] = sh.q_scale[4 * n + t];
+      m[n] = kNoLogit;
+      l[n] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < S::kDim / 8; ++i) o[n][i] = 0.0f;
+    }
+  }
+
+  // s[n][i]: logit of row t and token g + 8 i, without mask, in units of log2(e).
+  __device__ __forceinline__ void Logits(const AttentionArgs& a, uint32_t page, int lane,
+                                         float (&s)[kTiles][8]) const {
+    const int g = lane >> 2;
+    float key_scale[8];
+#pragma unroll
+    for (int first = 0; first < 4; first += kChains) {
+      constexpr int kQuads = kChains * 2 * kWords / 4;
+      uint32_t words[4 * kQuads];
+      LoadSelectors<S::kKeyBits, S::kDim, kQuads>(page, first * 2 * kWords / 4, lane, words);
+      int acc[kTiles][kChains][4];
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int c = 0; c < kChains; ++c) {
+          acc[n][c][0] = acc[n][c][1] = acc[n][c][2] = acc[n][c][3] = 0;
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kWords; ++j) {
+        uint32_t b[kTiles][2];
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n) {
+          b[n][0] = q[n][2 * j];
+          b[n][1] = q[n][2 * j + 1];
+        }
+#pragma unroll
+        for (int c = 0; c < kChains; ++c) {
+          MmaLookUp<S::kKeyBits, kTiles, false, kChains>(acc, c, words[2 * c * kWords + j],
+                                                         words[(2 * c + 1) * kWords + j],
+                                                         a.k_tables, a.high_half, b);
+        }
+      }
+      if (first == 0) UnpackScales(LoadShared16(page + S::kKeyScales + g * 16), key_scale);
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int c = 0; c < kChains; ++c) {
+          const int i = 2 * (first + c);
+          s[n][i] =
+              static_cast<float>(acc[n][c][0] * 128 + acc[n][c][1]) * (key_scale[i] * q_scale[n]);
+          s[n][i + 1] = static_cast<float>(acc[n][c][2] * 128 + acc[n][c][3]) *
+                        (key_scale[i + 1] * q_scale[n]);
+        }
+      }
+    }
+  }
+
+  // Adds <query, mean of the page>.
+  __device__ __forceinline__ void AddMean(const Int8Shared<S>& sh, uint32_t mean, int lane,
+                                          float (&s)[kTiles][8]) const {
+    const int t = lane & 3, part = lane >> 2;
+    constexpr int kPart = S::kDim / 8;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      const float* row = sh.q_plain + (4 * n + t) * S::kDim + part * kPart;
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kPart; i += 8) {
+        float x[8];
+        UnpackScales(LoadShared16(mean + (part * kPart + i) * 2), x);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sum = fmaf(row[i + e], x[e], sum);
+      }
+#pragma unroll
+      for (int k = 4; k < 32; k *= 2) sum += __shfl_xor_sync(kAllLanes, sum, k);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) s[n][i] += sum;
+    }
+  }
+
+  // Hides what rows may not see; drops the value scales of tokens that do not exist.
+  __device__ __forceinline__ void Mask(const AttentionArgs& a, const tq_cuda_item& item, int total,
+                                       int coded_len, int first_token, int row_tile, int lane,
+                                       float (&s)[kTiles][8], uint4* value_scales) const {
+    const int g = lane >> 2, t = lane & 3;
+    uint32_t words[4] = {value_scales->x, value_scales->y, value_scales->z, value_scales->w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (first_token + g + 8 * i >= coded_len)
+        words[i / 2] &= (i & 1) != 0 ? 0xFFFFu : 0xFFFF0000u;
+    }
+    *value_scales = make_uint4(words[0], words[1], words[2], words[3]);
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      const int row = row_tile * S::kRows + 4 * n + t;
+      const int query = min(row / a.p.group, a.p.q_len - 1);
+      const RowMask mask = LoadRowMask(a, item.sequence, total, query);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int token = first_token + g + 8 * i;
+        if (token >= coded_len || !mask.Sees(a.p.coded_begin + token)) s[n][i] = -INFINITY;
+      }
+    }
+  }
+
+  // Softmax weights of the page against its own maximum; b: their bytes as the B operand of V.
+  __device__ __forceinline__ void Weights(float (&s)[kTiles][8], uint4 value_scales, int lane,
+                                          uint32_t (&b)[kTiles][2][2], float (&inverse)[kTiles],
+                                          float value_step) {
+    const int g = lane >> 2, t = lane & 3;
+    const bool upper = g >= 4, odd = (g & 1) != 0;
+    const int near = 4 * t + (g >> 1), far = 4 * (t + 4) + (g >> 1);
+    float value_scale[8];
+    UnpackScales(value_scales, value_scale);
+    const float largest = PageMaximum(value_scales);
+    const float to_int = 65280.0f * Reciprocal(largest);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) value_scale[i] *= to_int;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      float most = kNoLogit;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) most = fmaxf(most, s[n][i]);
+#pragma unroll
+      for (int k = 4; k < 32; k *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, k));
+      float sum = 0.0f;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t x[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float e = Exp2(s[n][4 * half + i] - most);
+          sum += e;
+          // 2^23 + v: the integer v lies in the low bits.
+          x[i] = __float_as_uint(fmaf(e, value_scale[4 * half + i], 8388608.0f));
+        }
+        const uint32_t pair0 = Prmt(x[0], x[1], 0x5140u), pair1 = Prmt(x[2], x[3], 0x5140u);
+        const uint32_t low = Prmt(pair0, pair1, 0x5410u), high = Prmt(pair0, pair1, 0x7632u);
+        // Lanes of even columns want high bytes, of odd ones low bytes: two shuffles bring both
+        // halves of the operand, as a lane asks for `near` or for `far` first.
+        const uint32_t r0 = __shfl_sync(kAllLanes, upper ? low : high, odd ? far : near);
+        const uint32_t r1 = __shfl_sync(kAllLanes, upper ? high : low, odd ? near : far);
+        b[n][half][0] = odd ? r1 : r0;
+        b[n][half][1] = odd ? r0 : r1;
+      }
+      const float largest_m = fmaxf(m[n], most);
+      const float keep = Exp2(m[n] - largest_m), take = Exp2(most - largest_m);
+      m[n] = largest_m;
+      l[n] = fmaf(l[n], keep, sum * take);
+      inverse[n] = largest * take * value_step;
+      if (!__all_sync(kAllLanes, keep == 1.0f)) {
+#pragma unroll
+        for (int i = 0; i < S::kDim / 8; ++i) o[n][i] *= keep;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Accumulate(const AttentionArgs& a, uint32_t page, int lane,
+                                             const uint32_t (&b)[kTiles][2][2],
+                                             const float (&inverse)[kTiles]) {
+#pragma unroll
+    for (int quad = 0; quad < S::kDim / 16; quad += 4) {
+      uint32_t words[16];
+      LoadSelectors<S::kValueBits, S::kDim, 4>(page + S::kValueCodes, quad, lane, words);
+      int acc[kTiles][4][4];
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          acc[n][c][0] = acc[n][c][1] = acc[n][c][2] = acc[n][c][3] = 0;
+        }
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t with[kTiles][2];
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n) {
+          with[n][0] = b[n][half][0];
+          with[n][1] = b[n][half][1];
+        }
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          MmaLookUp<S::kValueBits, kTiles, true, 4>(acc, c, words[4 * c + 2 * half],
+                                                    words[4 * c + 2 * half + 1], a.v_tables,
+                                                    a.high_half, with);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          float* to = &o[n][2 * (quad + c)];
+          to[0] = fmaf(static_cast<float>(acc[n][c][0] * 256 + acc[n][c][1]), inverse[n], to[0]);
+          to[1] = fmaf(static_cast<float>(acc[n][c][2] * 256 + acc[n][c][3]), inverse[n], to[1]);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace turboquant::cuda
+
+#endif  // TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_CUH_

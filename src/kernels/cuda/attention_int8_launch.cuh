@@ -1,0 +1,41 @@
+// From a plan to the instance of the int8 kernel that serves it.
+#ifndef TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_LAUNCH_CUH_
+#define TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_LAUNCH_CUH_
+
+#include "kernels/cuda/attention_int8_kernel.cuh"
+#include "kernels/cuda/attention_launch.h"
+
+namespace turboquant::cuda {
+
+template <int kKeyBits, int kValueBits, int kDim, int kTiles>
+cudaError_t LaunchInt8Tiles(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  if (args.plan.config == 0) {
+    return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, false>>(args, grid, stream);
+  }
+  return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, true>>(args, grid, stream);
+}
+
+template <int kKeyBits, int kValueBits, int kDim>
+cudaError_t LaunchInt8Format(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  if (args.plan.row_tile == kRowsPerTile) {
+    return LaunchInt8Tiles<kKeyBits, kValueBits, kDim, 1>(args, grid, stream);
+  }
+  if constexpr (Int8ConfigOf(kKeyBits, kValueBits, kDim, 2, false).warps > 0) {
+    return LaunchInt8Tiles<kKeyBits, kValueBits, kDim, 2>(args, grid, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+template <int kDim>
+cudaError_t LaunchInt8Dim(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  const int k = args.p.cache.k_format, v = args.p.cache.v_format;
+  if (k == 4 && v == 4) return LaunchInt8Format<4, 4, kDim>(args, grid, stream);
+  if (k == 4 && v == 3) return LaunchInt8Format<4, 3, kDim>(args, grid, stream);
+  if (k == 3 && v == 3) return LaunchInt8Format<3, 3, kDim>(args, grid, stream);
+  if (k == 2 && v == 2) return LaunchInt8Format<2, 2, kDim>(args, grid, stream);
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace turboquant::cuda
+
+#endif  // TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_LAUNCH_CUH_

@@ -1,0 +1,285 @@
+#include "kernels/cuda/attention_plan.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/int8_config.h"
+#include "kernels/cuda/row_mask.h"
+
+namespace turboquant::cuda {
+namespace {
+
+int CeilDiv(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+// Work of one sequence: pages its window reaches, and items of exact rows.
+struct Sequence {
+  int first_page = 0;
+  int pages = 0;
+  int exact_items = 0;
+  int splits = 0;  // of the pages
+};
+
+int TotalLength(const tq_cuda_plan_request& r, int b) {
+  return r.total_len != nullptr ? r.total_len[b] : r.coded_begin + r.coded_len[b];
+}
+
+Sequence Measure(const tq_cuda_plan_request& r, int b) {
+  Sequence s;
+  const int pages = CeilDiv(r.coded_len[b], kTileTokens);
+  if (r.window > 0) {
+    const int begin = TotalLength(r, b) - r.q_len - r.window + 1 - r.coded_begin;
+    s.first_page = std::clamp(begin / kTileTokens, 0, pages);
+  }
+  s.pages = pages - s.first_page;
+  if (r.exact_len != nullptr) s.exact_items = CeilDiv(r.exact_len[b], kExactRowsPerItem);
+  return s;
+}
+
+struct Shape {
+  int row_tile;
+  int row_tiles;
+  Int8Config wide, slim;  // of the int8 path
+};
+
+Int8Config ConfigOf(const tq_cuda_plan_request& r, int tiles, bool slim) {
+  return Int8ConfigOf(r.k_format, r.v_format, r.head_dim, tiles, slim);
+}
+
+bool Fits(const tq_cuda_plan_request& r, Int8Config c) {
+  constexpr int kStaticBytes = 10 * 1024;
+  return c.warps > 0 &&
+         c.warps * c.stages * StageBytes(r.k_format, r.v_format, r.head_dim) + kStaticBytes <=
+             r.smem_per_block;
+}
+
+// CTAs that an SM holds.
+int Resident(const tq_cuda_plan_request& r, Int8Config c) {
+  constexpr int kOverhead = 8 * 1024;
+  const int bytes = c.warps * c.stages * StageBytes(r.k_format, r.v_format, r.head_dim) + kOverhead;
+  return std::clamp(r.smem_per_sm / bytes, 1, c.ctas_per_sm);
+}
+
+Shape ShapeOf(const tq_cuda_plan_request& r, int path) {
+  const int rows = r.group * r.q_len;
+  Shape s{};
+  if (path == TQ_CUDA_PATH_PAIR) {
+    s.row_tile = kPairRows;
+  } else {
+    const bool two = rows > kRowsPerTile && Fits(r, ConfigOf(r, 2, true));
+    const int tiles = two ? 2 : 1;
+    s.row_tile = tiles * kRowsPerTile;
+    s.wide = ConfigOf(r, tiles, false);
+    s.slim = ConfigOf(r, tiles, true);
+    if (!Fits(r, s.wide)) s.wide = {0, 0, 0};
+  }
+  s.row_tiles = CeilDiv(rows, s.row_tile);
+  return s;
+}
+
+int64_t ItemsAt(const std::vector<Sequence>& sequences, int pages_per_item, int head_tiles) {
+  int64_t items = 0;
+  for (const Sequence& s : sequences) {
+    items += std::max(1, CeilDiv(s.pages, pages_per_item)) + s.exact_items;
+  }
+  return items * head_tiles;
+}
+
+// The fewest pages an item can have so that all items run at once; at least `least`.
+int PagesPerItem(const std::vector<Sequence>& sequences, int head_tiles, int slots, int least) {
+  int low = least, high = least;
+  for (const Sequence& s : sequences) high = std::max(high, s.pages);
+  if (ItemsAt(sequences, high, head_tiles) > slots) {
+    // More sequences and heads than slots: cut only what is far above the average.
+    int64_t pages = 0;
+    for (const Sequence& s : sequences) pages += s.pages;
+    return std::max<int>(least, CeilDiv(pages * head_tiles, slots));
+  }
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (ItemsAt(sequences, middle, head_tiles) <= slots) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
+// Splits of equal sequences for a grid of `slots` CTAs.
+int EvenSplits(const Sequence& s, int heads, int slots, int least_pages) {
+  const int room = slots / heads - s.exact_items;
+  const int most = std::max(1, s.pages / std::max(1, least_pages));
+  return std::clamp(room, 1, std::min(most, kMaxPartials - 1));
+}
+
+void AppendItems(const std::vector<Sequence>& sequences, const tq_cuda_plan_request& r,
+                 int head_tiles, std::vector<tq_cuda_item>* items) {
+  int partial = 0;
+  for (int b = 0; b < static_cast<int>(sequences.size()); ++b) {
+    const Sequence& s = sequences[static_cast<size_t>(b)];
+    const int partials = s.splits + s.exact_items;
+    for (int head = 0; head < head_tiles; ++head) {
+      for (int i = 0; i < partials; ++i) {
+        tq_cuda_item item{};
+        item.sequence = b;
+        item.head_tile = head;
+        item.first_partial = partial;
+        item.partials = partials;
+        item.partial = partial + i;
+        if (i < s.splits) {
+          item.begin = s.first_page + static_cast<int>(int64_t{s.pages} * i / s.splits);
+          item.end = s.first_page + static_cast<int>(int64_t{s.pages} * (i + 1) / s.splits);
+        } else {
+          item.exact = 1;
+          item.begin = (i - s.splits) * kExactRowsPerItem;
+          item.end = std::min(item.begin + kExactRowsPerItem, r.exact_len[b]);
+        }
+        items->push_back(item);
+      }
+      partial += partials;
+    }
+  }
+  // Longest first: the tail of the grid is then made of short items. Stable, so reproducible.
+  std::stable_sort(items->begin(), items->end(), [](const tq_cuda_item& x, const tq_cuda_item& y) {
+    return x.end - x.begin > y.end - y.begin;
+  });
+}
+
+}  // namespace
+
+bool ParseTileFormat(int format, TileFormat* out) {
+  switch (format) {
+    case TQ_CUDA_TURBO2:
+    case TQ_CUDA_TURBO3:
+    case TQ_CUDA_TURBO4:
+    case TQ_CUDA_TURBO8:
+      *out = {format, false};
+      return true;
+    case TQ_CUDA_TURBO2T:
+    case TQ_CUDA_TURBO3T:
+    case TQ_CUDA_TURBO4T:
+      *out = {format - 16, true};
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool SupportedTileHeadDim(int d) {
+  return d == 64 || d == 80 || d == 96 || d == 128 || d == 192 || d == 256;
+}
+
+size_t TicketBytes(int batch, int head_tiles) {
+  return (static_cast<size_t>(batch) * head_tiles * 8 + 255) / 256 * 256;
+}
+
+std::string WhyUnsupported(const tq_cuda_plan_request& r) {
+  TileFormat f;
+  if (!ParseTileFormat(r.k_format, &f) || !ParseTileFormat(r.v_format, &f)) {
+    return "The cache formats of CUDA are turbo2, turbo3, turbo4, turbo8, turbo2t, turbo3t and "
+           "turbo4t.";
+  }
+  if (!SupportedTileHeadDim(r.head_dim)) {
+    return "head_dim is " + std::to_string(r.head_dim) +
+           "; it must be 64, 80, 96, 128, 192 or 256.";
+  }
+  if (r.group < 1 || r.group > 16) {
+    return "There are " + std::to_string(r.group) +
+           " query heads for each kv head; 1 to 16 are served.";
+  }
+  if (r.q_len < 1 || r.q_len > kMaxQueryTokens) {
+    return "q_len is " + std::to_string(r.q_len) +
+           "; decode attention takes 1 to 16 query tokens, use prefill for more.";
+  }
+  if (r.batch < 1 || r.num_kv_heads < 1 || r.coded_len == nullptr) {
+    return "batch and num_kv_heads must be at least 1, and coded_len must be given.";
+  }
+  for (int b = 0; b < r.batch; ++b) {
+    if (r.coded_len[b] < 0 || (r.exact_len != nullptr && r.exact_len[b] < 0)) {
+      return "Sequence " + std::to_string(b) + " has a negative length.";
+    }
+    if (r.exact_len != nullptr && r.exact_len[b] > kExactRowsPerItem * 16) {
+      return "Sequence " + std::to_string(b) + " has more than 4096 exact rows; encode some first.";
+    }
+  }
+  if (r.window < 0) return "window is negative; 0 means no window.";
+  if (r.num_sms < 1 || r.smem_per_block < 48 * 1024) {
+    return "The device is not described; fill the request from tq_cuda_query_device.";
+  }
+  if (r.path == TQ_CUDA_PATH_INT8 && !Fits(r, ConfigOf(r, 1, true))) {
+    return "The int8 kernel serves equal turbo formats and turbo4 keys with turbo3 values, "
+           "head_dim 64, 128 or 256; choose the path automatically.";
+  }
+  return "";
+}
+
+int ChoosePath(const tq_cuda_plan_request& r) {
+  if (r.path != TQ_CUDA_PATH_AUTO) return r.path;
+  return Fits(r, ConfigOf(r, 1, true)) ? TQ_CUDA_PATH_INT8 : TQ_CUDA_PATH_PAIR;
+}
+
+AttentionPlan PlanAttention(const tq_cuda_plan_request& r) {
+  AttentionPlan result;
+  tq_cuda_plan& plan = result.plan;
+  plan.path = ChoosePath(r);
+  const Shape shape = ShapeOf(r, plan.path);
+  plan.row_tile = shape.row_tile;
+  plan.row_tiles = shape.row_tiles;
+  const int head_tiles = r.num_kv_heads * shape.row_tiles;
+
+  std::vector<Sequence> sequences;
+  bool even = true;
+  for (int b = 0; b < r.batch; ++b) {
+    sequences.push_back(Measure(r, b));
+    const Sequence& s = sequences.back();
+    const Sequence& first = sequences.front();
+    even = even && s.pages == first.pages && s.first_page == first.first_page &&
+           s.exact_items == first.exact_items && s.exact_items <= 1 &&
+           (r.exact_len == nullptr || r.exact_len[b] == r.exact_len[0]);
+  }
+
+  constexpr int kPairCtas = 3;
+  const int heads = r.batch * head_tiles;
+  int slots = r.num_sms * kPairCtas;
+  int least = 2;
+  bool wide = false;
+  if (plan.path == TQ_CUDA_PATH_INT8) {
+    slots = r.num_sms * Resident(r, shape.slim);
+    least = shape.slim.warps;
+    if (even && shape.wide.warps > 0) {
+      // One wide CTA an SM is best if it leaves few SMs idle.
+      const int splits = EvenSplits(sequences[0], heads, r.num_sms, shape.wide.warps);
+      const int ctas = heads * (splits + sequences[0].exact_items);
+      wide = ctas <= r.num_sms && ctas * 20 >= r.num_sms * 17;
+      if (wide) {
+        slots = r.num_sms;
+        least = shape.wide.warps;
+      }
+    }
+  }
+  plan.config = wide ? 0 : 1;
+
+  if (even) {
+    for (Sequence& s : sequences) s.splits = EvenSplits(s, heads, slots, least);
+  } else {
+    const int pages = PagesPerItem(sequences, head_tiles, slots, least);
+    for (Sequence& s : sequences) {
+      s.splits = std::clamp(CeilDiv(s.pages, pages), 1, kMaxPartials - s.exact_items);
+    }
+  }
+  AppendItems(sequences, r, head_tiles, &result.items);
+  plan.num_items = static_cast<int>(result.items.size());
+  plan.uniform = even ? 1 : 0;
+  if (even) {
+    plan.splits = sequences[0].splits + sequences[0].exact_items;
+    plan.first_page = sequences[0].first_page;
+    plan.num_pages = sequences[0].pages;
+    plan.exact_rows = sequences[0].exact_items > 0 ? r.exact_len[0] : 0;
+  }
+  plan.num_partials = plan.num_items;
+  plan.workspace_bytes = TicketBytes(r.batch, head_tiles) + static_cast<size_t>(plan.num_partials) *
+                                                                PartialFloats(plan, r.head_dim) *
+                                                                sizeof(float);
+  return result;
+}
+
+}  // namespace turboquant::cuda

@@ -1,0 +1,435 @@
+// Rows into the paged cache: mean, rotation, codes, least-squares scale, packing. One CTA codes one
+// side of one page of one kv head, K and V in the same launch, 4 lanes a row. Codes and scales are
+// those of codec/scalar_codec.h bit for bit. Compiled without contraction.
+#include <type_traits>
+
+#include "kernels/cuda/encode.h"
+#include "kernels/cuda/row_lanes.cuh"
+
+namespace turboquant::cuda {
+namespace {
+
+constexpr int kThreads = 4 * kTileTokens;
+
+struct EncodeArgs {
+  tq_cuda_encode_params p;
+  RecordLayout layout;
+};
+
+template <int kDim>
+struct EncodeShared {
+  static constexpr int kPitch = kDim + 4;  // bytes of a row of codes; an odd number of words
+  alignas(16) uint8_t codes[kTileTokens * kPitch];  // tile nibbles, or codes of rows
+  float thresholds[256];
+  float centroids[256];
+};
+
+// The scale and the codes of one row; codes as bytes in v's order.
+template <int kBits, int kDim>
+__device__ __forceinline__ uint16_t QuantizeRow(const RowLanes<kDim>& y, const float* thresholds,
+                                                const float* centroids, float inverse_rms,
+                                                uint32_t (&codes)[kDim / 16]) {
+  float dot[4] = {0, 0, 0, 0}, norm[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    codes[k] = 0;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float value = y.v[4 * k + e];
+      const float u = value * inverse_rms;
+      int code = 0;
+#pragma unroll
+      for (int step = 1 << (kBits - 1); step > 0; step /= 2) {
+        if (u > thresholds[code + step - 1]) code += step;
+      }
+      const float c = centroids[code];
+      dot[e] = dot[e] + value * c;
+      norm[e] = norm[e] + c * c;
+      codes[k] |= static_cast<uint32_t>(code) << (8 * e);
+    }
+  }
+  const float d = FoldRow(dot), n = FoldRow(norm);
+  return ScaleToHalf(FitScale(ScaleRule::kLeastSquares, 0.0f, d, n, kDim));
+}
+
+// Selector words of (quad, lane) from the page's nibbles in shared memory.
+template <int kDim>
+__device__ __forceinline__ void GatherQuad(const uint8_t* codes, bool value_side, int quad,
+                                           int lane, uint32_t (&s)[4]) {
+  constexpr int kPitch = EncodeShared<kDim>::kPitch;
+  const int g = lane >> 2, t = lane & 3;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    s[j] = 0;
+    if (value_side) {
+      const uint8_t* column = codes + (32 * (j / 2) + t) * kPitch + 16 * quad + 8 * (j % 2) + g;
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        s[j] |= static_cast<uint32_t>(column[(4 * (n / 4) + 8 * (n % 4)) * kPitch]) << (4 * n);
+      }
+    } else {
+      constexpr int kWords = kDim / 32;
+      const int n = 4 * quad + j;
+      const uint32_t* row = reinterpret_cast<const uint32_t*>(
+          codes + (8 * (n / kWords) + g) * kPitch + t * (kDim / 4) + 8 * (n % kWords));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t four = row[half];
+        // Bytes 0x0d0c0b0a to nibbles 0xdcba.
+        const uint32_t pairs = (four | (four >> 4)) & 0x00FF00FFu;
+        s[j] |= ((pairs | (pairs >> 8)) & 0xFFFFu) << (16 * half);
+      }
+    }
+  }
+}
+
+// Nibbles of (quad, word, lane) that belong to tokens [begin, end) of the page.
+template <int kDim>
+__device__ __forceinline__ uint32_t NibbleMask(bool value_side, int quad, int j, int lane,
+                                               int begin, int end) {
+  const int g = lane >> 2, t = lane & 3;
+  if (!value_side) {
+    const int token = 8 * ((4 * quad + j) / (kDim / 32)) + g;
+    return token >= begin && token < end ? 0xFFFFFFFFu : 0u;
+  }
+  uint32_t mask = 0;
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+    const int token = 32 * (j / 2) + t + 4 * (n / 4) + 8 * (n % 4);
+    if (token >= begin && token < end) mask |= 15u << (4 * n);
+  }
+  return mask;
+}
+
+template <int kDim>
+__device__ __forceinline__ void StoreFragments(const uint8_t* codes, uint32_t* area, int bits,
+                                               bool value_side, int begin, int end) {
+  const bool whole = begin == 0 && end == kTileTokens;
+  for (int i = threadIdx.x; i < kDim * 2; i += kThreads) {
+    const int quad = i / 32, lane = i % 32;
+    uint32_t s[4];
+    GatherQuad<kDim>(codes, value_side, quad, lane, s);
+    if (!whole) {
+      uint32_t old[4];
+      LoadQuad(bits, area, kDim, quad, lane, old);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const uint32_t mask = NibbleMask<kDim>(value_side, quad, j, lane, begin, end);
+        s[j] = (s[j] & mask) | (old[j] & ~mask);
+      }
+    }
+    if (bits == 4) {
+      reinterpret_cast<uint4*>(area)[i] = make_uint4(s[0], s[1], s[2], s[3]);
+    } else {
+      StoreQuad(bits, area, kDim, quad, lane, s);
+    }
+  }
+}
+
+// Canonical bytes of the rows, one thread a byte.
+template <int kDim>
+__device__ __forceinline__ void StoreCanonical(const uint8_t* codes, uint8_t* area, int bits,
+                                               int begin, int end) {
+  const int row_bytes = bits * kDim / 8;
+  for (int i = begin * row_bytes + threadIdx.x; i < end * row_bytes; i += kThreads) {
+    const uint8_t* row = codes + i / row_bytes * EncodeShared<kDim>::kPitch;
+    const int j = i % row_bytes;
+    int byte = 0;
+    if (bits == 8) {
+      byte = row[j];
+    } else if (bits == 4) {
+      byte = row[j] | row[j + kDim / 2] << 4;
+    } else if (j < kDim / 4) {
+      for (int n = 0; n < 4; ++n) byte |= (row[j + n * (kDim / 4)] & 3) << (2 * n);
+    } else {
+      for (int n = 0; n < 8; ++n) byte |= (row[j - kDim / 4 + n * (kDim / 8)] >> 2) << n;
+    }
+    area[i] = static_cast<uint8_t>(byte);
+  }
+}
+
+template <int kDim>
+__global__ void __launch_bounds__(kThreads) EncodePages(const __grid_constant__ EncodeArgs a) {
+  __shared__ EncodeShared<kDim> sh;
+  const tq_cuda_cache& cache = a.p.cache;
+  const int b = blockIdx.z, head = blockIdx.y >> 1;
+  const bool value_side = (blockIdx.y & 1) != 0;
+  const int first = __ldg(a.p.first_token + b), count = __ldg(a.p.num_rows + b);
+  const int page = first / kTileTokens + blockIdx.x;
+  const int begin = max(first - page * kTileTokens, 0);
+  const int end = min(first + count - page * kTileTokens, kTileTokens);
+  if (begin >= end) return;
+  const TileFormat format = value_side ? a.layout.v : a.layout.k;
+  const int bits = format.bits;
+  const float* thresholds = Thresholds(bits);
+  const float* centroids = Centroids(bits);
+  for (int i = threadIdx.x; i < 1 << bits; i += kThreads) {
+    sh.centroids[i] = centroids[i];
+    if (i + 1 < 1 << bits) sh.thresholds[i] = thresholds[i];
+  }
+  __syncthreads();
+
+  const int slot = threadIdx.x >> 2, l = threadIdx.x & 3;
+  const bool active = slot >= begin && slot < end;
+  const int token = page * kTileTokens + slot;
+  const int physical = __ldg(cache.page_table + static_cast<int64_t>(b) * cache.page_stride + page);
+  uint8_t* record = static_cast<uint8_t*>(cache.records) +
+                    (static_cast<size_t>(physical) * cache.num_kv_heads + head) * a.layout.bytes;
+  RowLanes<kDim> y;
+  if (active) {
+    int source = token - first;
+    if (a.p.row_index != nullptr) {
+      source = __ldg(a.p.row_index + static_cast<int64_t>(b) * a.p.index_stride + source);
+    }
+    y.Load(
+        value_side ? a.p.rows.v : a.p.rows.k, a.p.rows.dtype,
+        b * a.p.rows.sequence_stride + source * a.p.rows.token_stride + head * a.p.rows.head_stride,
+        l);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kDim / 4; ++i) y.v[i] = 0.0f;
+  }
+  if (!value_side && cache.mean_tokens > 0) {
+    const int mean = __ldg(cache.mean_table + static_cast<int64_t>(b) * cache.mean_stride +
+                           page * kTileTokens / cache.mean_tokens);
+    if (mean >= 0 && active) {
+      RowLanes<kDim> m;
+      m.Load(cache.means, TQ_CUDA_F16,
+             (static_cast<int64_t>(mean) * cache.num_kv_heads + head) * kDim, l);
+#pragma unroll
+      for (int i = 0; i < kDim / 4; ++i) y.v[i] = y.v[i] - m.v[i];
+    }
+  }
+  y.Rotate(value_side ? cache.v_rotation : cache.k_rotation, l);
+
+  float sums[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) sums[e] = sums[e] + y.v[4 * k + e] * y.v[4 * k + e];
+  }
+  const float energy = FoldRow(sums);
+  const float inverse_rms = 1.0f / sqrtf(energy / static_cast<float>(kDim));
+  const bool valid = energy <= kFloatMax;
+  const bool usable = valid && energy > 0.0f && inverse_rms <= kFloatMax;
+  uint32_t codes[kDim / 16];
+  uint16_t scale = 0;
+  switch (bits) {
+    case 2:
+      scale = QuantizeRow<2>(y, sh.thresholds, sh.centroids, inverse_rms, codes);
+      break;
+    case 3:
+      scale = QuantizeRow<3>(y, sh.thresholds, sh.centroids, inverse_rms, codes);
+      break;
+    case 4:
+      scale = QuantizeRow<4>(y, sh.thresholds, sh.centroids, inverse_rms, codes);
+      break;
+    default:
+      scale = QuantizeRow<8>(y, sh.thresholds, sh.centroids, inverse_rms, codes);
+  }
+  const bool fragments = OrderOf(format, kDim) == TileOrder::kFragment;
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    uint32_t four = usable ? codes[k] : 0;
+    if (fragments && bits == 4) {
+      // Sign and magnitude: code - 8 if it is at least 8, else 15 - code, in every byte.
+      const uint32_t top = (four >> 3) & 0x01010101u;
+      four = (four ^ (0x0F0F0F0Fu - top * 15u)) ^ (top * 8u);
+    }
+    *reinterpret_cast<uint32_t*>(sh.codes + slot * EncodeShared<kDim>::kPitch + 16 * k + 4 * l) =
+        four;
+  }
+  if (active && l == 0) {
+    reinterpret_cast<uint16_t*>(
+        record + (value_side ? a.layout.v_scales : a.layout.k_scales))[ScaleSlot(slot)] =
+        usable ? scale : 0;
+    if (!valid && a.p.bad_rows != nullptr) atomicAdd(a.p.bad_rows, 1);
+  }
+  __syncthreads();
+  uint8_t* area = record + (value_side ? a.layout.v_codes : 0);
+  if (fragments) {
+    if constexpr (kDim == 64 || kDim == 128 || kDim == 256) {
+      StoreFragments<kDim>(sh.codes, reinterpret_cast<uint32_t*>(area), bits, value_side, begin,
+                           end);
+    }
+  } else {
+    StoreCanonical<kDim>(sh.codes, area, bits, begin, end);
+  }
+}
+
+// One CTA a mean and kv head, one thread a dim.
+__global__ void PageMeans(const tq_cuda_means_params p) {
+  const int i = blockIdx.x, head = blockIdx.y, dim = threadIdx.x;
+  const int begin = __ldg(p.begin + i), end = __ldg(p.end + i);
+  const int64_t base =
+      __ldg(p.sequence + i) * p.rows.sequence_stride + head * p.rows.head_stride + dim;
+  float sum = 0.0f;
+#pragma unroll 8
+  for (int row = begin; row < end; ++row) {
+    const int64_t at = base + row * p.rows.token_stride;
+    if (p.rows.dtype == TQ_CUDA_F32) {
+      sum += __ldg(static_cast<const float*>(p.rows.k) + at);
+    } else {
+      sum += WordToFloat(__ldg(static_cast<const uint16_t*>(p.rows.k) + at), 0, p.rows.dtype);
+    }
+  }
+  const tq_cuda_cache& c = p.cache;
+  const_cast<uint16_t*>(
+      c.means)[(static_cast<int64_t>(__ldg(p.index + i)) * c.num_kv_heads + head) * c.head_dim +
+               dim] =
+      FloatToHalf(fminf(fmaxf(sum / static_cast<float>(max(end - begin, 1)), -kHalfMax), kHalfMax));
+}
+
+// The stored value of (token, dim), before rotation back.
+__device__ __forceinline__ float StoredValue(const uint8_t* record, const RecordLayout& layout,
+                                             bool value_side, int token, int dim) {
+  const TileFormat f = value_side ? layout.v : layout.k;
+  const uint8_t* area = record + (value_side ? layout.v_codes : 0);
+  const float scale = HalfToFloat(reinterpret_cast<const uint16_t*>(
+      record + (value_side ? layout.v_scales : layout.k_scales))[ScaleSlot(token)]);
+  if (OrderOf(f, layout.head_dim) == TileOrder::kFragment) {
+    return scale *
+           Centroids(f.bits)[LoadFragmentCode(f.bits, reinterpret_cast<const uint32_t*>(area),
+                                              value_side, layout.head_dim, token, dim)];
+  }
+  const uint8_t* row = area + token * (f.bits * layout.head_dim / 8);
+  if (f.trellis) {
+    const TrellisView trellis = Trellis(f.bits, TrellisMemory(f.bits));
+    return scale * trellis.alphabet[LoadTrellisIndex(trellis, row, layout.head_dim, dim)];
+  }
+  return scale * Centroids(f.bits)[LoadCode(f.bits, row, layout.head_dim, dim)];
+}
+
+struct DecodeArgs {
+  tq_cuda_decode_params p;
+  RecordLayout layout;
+};
+
+template <int kDim>
+__global__ void __launch_bounds__(kThreads) DecodePages(const __grid_constant__ DecodeArgs a) {
+  const tq_cuda_cache& cache = a.p.cache;
+  const int head = blockIdx.y >> 1, l = threadIdx.x & 3;
+  const bool value_side = (blockIdx.y & 1) != 0;
+  const int i = blockIdx.x * kTileTokens + (threadIdx.x >> 2);
+  const bool active = i < a.p.num_tokens;
+  const int token = a.p.first_token + (active ? i : 0);
+  const int page = token / kTileTokens;
+  const int64_t sequence = a.p.sequence;
+  const int physical = __ldg(cache.page_table + sequence * cache.page_stride + page);
+  const uint8_t* record =
+      static_cast<const uint8_t*>(cache.records) +
+      (static_cast<size_t>(physical) * cache.num_kv_heads + head) * a.layout.bytes;
+  RowLanes<kDim> y;
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      y.v[4 * k + e] =
+          StoredValue(record, a.layout, value_side, token % kTileTokens, 16 * k + 4 * l + e);
+    }
+  }
+  if (a.p.rotated == 0) {
+    y.Unrotate(value_side ? cache.v_rotation : cache.k_rotation, l);
+    const int mean =
+        !value_side && cache.mean_tokens > 0
+            ? __ldg(cache.mean_table + sequence * cache.mean_stride + token / cache.mean_tokens)
+            : -1;
+    if (mean >= 0) {
+      RowLanes<kDim> m;
+      m.Load(cache.means, TQ_CUDA_F16,
+             (static_cast<int64_t>(mean) * cache.num_kv_heads + head) * kDim, l);
+#pragma unroll
+      for (int n = 0; n < kDim / 4; ++n) y.v[n] = y.v[n] + m.v[n];
+    }
+  }
+  if (!active) return;
+  y.Store(value_side ? a.p.v : a.p.k, a.p.dtype,
+          (static_cast<int64_t>(head) * a.p.num_tokens + i) * kDim, l);
+}
+
+template <int kDim>
+__global__ void __launch_bounds__(kThreads)
+    RotateRows(const __grid_constant__ tq_cuda_rotate_params p) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kTileTokens + (threadIdx.x >> 2);
+  const int l = threadIdx.x & 3;
+  RowLanes<kDim> y;
+  y.Load(p.in, p.dtype, (row < p.count ? row : 0) * kDim, l);
+  if (p.inverse != 0) {
+    y.Unrotate(p.rotation, l);
+  } else {
+    y.Rotate(p.rotation, l);
+  }
+  if (row < p.count) y.Store(p.out, p.dtype, row * kDim, l);
+}
+
+// One warp a row.
+__global__ void MergeRows(const tq_cuda_merge_params p) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * 4 + (threadIdx.x >> 5);
+  if (row >= p.rows) return;
+  const int lane = threadIdx.x & 31;
+  const float mine = p.lse[row], other = p.other_lse[row];
+  const float most = fmaxf(mine, other);
+  const bool none = !(most > -INFINITY);
+  const float w0 = none ? 0.0f : __expf(mine - most), w1 = none ? 0.0f : __expf(other - most);
+  const float scale = none ? 0.0f : 1.0f / (w0 + w1);
+  for (int d = 2 * lane; d < p.head_dim; d += 64) {
+    float x[2], y[2];
+    const int64_t at = row * p.head_dim + d;
+    LoadValues(p.out, p.out_dtype, at, x);
+    LoadValues(p.other, p.other_dtype, at, y);
+    // A side without weight may hold anything, NaN too.
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      x[e] = ((w0 > 0.0f ? w0 * x[e] : 0.0f) + (w1 > 0.0f ? w1 * y[e] : 0.0f)) * scale;
+    }
+    StoreValues(p.out, p.out_dtype, at, x);
+  }
+  __syncwarp();
+  if (lane == 0) p.lse[row] = none ? -INFINITY : most + logf(w0 + w1);
+}
+
+dim3 PageGrid(int tokens, int num_kv_heads, int batch) {
+  return dim3(static_cast<unsigned>((tokens + kTileTokens - 1) / kTileTokens),
+              static_cast<unsigned>(2 * num_kv_heads), static_cast<unsigned>(batch));
+}
+
+}  // namespace
+
+cudaError_t LaunchEncode(const tq_cuda_encode_params& p, const RecordLayout& layout,
+                         cudaStream_t stream) {
+  const EncodeArgs args{p, layout};
+  dim3 grid = PageGrid(p.max_rows, p.cache.num_kv_heads, p.batch);
+  // Rows need not start at a page, so they may touch one page more.
+  if (p.max_rows % kTileTokens != 1) ++grid.x;
+  WithHeadDim(p.cache.head_dim,
+              [&](auto dim) { EncodePages<dim.value><<<grid, kThreads, 0, stream>>>(args); });
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchPageMeans(const tq_cuda_means_params& p, cudaStream_t stream) {
+  PageMeans<<<dim3(p.count, p.cache.num_kv_heads), p.cache.head_dim, 0, stream>>>(p);
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchDecodeRows(const tq_cuda_decode_params& p, const RecordLayout& layout,
+                             cudaStream_t stream) {
+  const DecodeArgs args{p, layout};
+  const dim3 grid = PageGrid(p.num_tokens, p.cache.num_kv_heads, 1);
+  WithHeadDim(p.cache.head_dim,
+              [&](auto dim) { DecodePages<dim.value><<<grid, kThreads, 0, stream>>>(args); });
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchRotate(const tq_cuda_rotate_params& p, cudaStream_t stream) {
+  const unsigned grid = static_cast<unsigned>((p.count + kTileTokens - 1) / kTileTokens);
+  WithHeadDim(p.head_dim,
+              [&](auto dim) { RotateRows<dim.value><<<grid, kThreads, 0, stream>>>(p); });
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchMerge(const tq_cuda_merge_params& p, cudaStream_t stream) {
+  MergeRows<<<static_cast<unsigned>((p.rows + 3) / 4), 128, 0, stream>>>(p);
+  return cudaGetLastError();
+}
+
+}  // namespace turboquant::cuda

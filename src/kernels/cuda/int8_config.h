@@ -1,0 +1,45 @@
+// Which shapes the int8 kernel is built for, and with how many warps and stages. Shared by the plan
+// (host) and the kernel instances.
+#ifndef TURBOQUANT_KERNELS_CUDA_INT8_CONFIG_H_
+#define TURBOQUANT_KERNELS_CUDA_INT8_CONFIG_H_
+
+#include "kernels/cuda/tile_layout.h"
+
+namespace turboquant::cuda {
+
+// Query rows of one tensor-core column block: 4 rows x {high, low} byte.
+inline constexpr int kRowsPerTile = 4;
+inline constexpr int kMaxPartials = 64;
+inline constexpr int kExactRowsPerItem = 256;
+
+struct Int8Config {
+  int warps;   // 0: not built
+  int stages;  // pages in flight a warp
+  int ctas_per_sm;
+};
+
+constexpr int StageBytes(int k_bits, int v_bits, int head_dim) {
+  // The record, and room for the page's key mean (fp16).
+  return (k_bits + v_bits) * head_dim * kTileTokens / 8 + 4 * kTileTokens + 2 * head_dim;
+}
+
+// tiles: column blocks (1 or 2). slim: fewer warps a CTA and more CTAs, for many small items.
+constexpr Int8Config Int8ConfigOf(int k_bits, int v_bits, int head_dim, int tiles, bool slim) {
+  const bool same = k_bits == v_bits;
+  if (!same && !(k_bits == 4 && v_bits == 3)) return {0, 0, 0};
+  if (k_bits < 2 || k_bits > 4) return {0, 0, 0};
+  const bool large = k_bits + v_bits >= 7;
+  if (head_dim == 128) {
+    if (tiles == 1) return slim ? Int8Config{4, 2, large ? 3 : 4} : Int8Config{8, 2, large ? 1 : 2};
+    if (tiles == 2) return slim ? Int8Config{4, 2, 2} : Int8Config{8, 2, 1};
+  }
+  if (head_dim == 64 && tiles <= 2) return slim ? Int8Config{4, 2, 4} : Int8Config{8, 2, 2};
+  if (head_dim == 256 && tiles == 1) {
+    return slim ? Int8Config{large ? 3 : 4, 2, 2} : Int8Config{large ? 6 : 8, 2, 1};
+  }
+  return {0, 0, 0};
+}
+
+}  // namespace turboquant::cuda
+
+#endif  // TURBOQUANT_KERNELS_CUDA_INT8_CONFIG_H_

@@ -1,0 +1,178 @@
+// The PTX instructions that CUDA C++ has no name for, and the page ring built on them.
+#ifndef TURBOQUANT_KERNELS_CUDA_PTX_CUH_
+#define TURBOQUANT_KERNELS_CUDA_PTX_CUH_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace turboquant::cuda {
+
+inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+__device__ __forceinline__ uint32_t Prmt(uint32_t a, uint32_t b, uint32_t selector) {
+  uint32_t d;
+  asm("prmt.b32 %0,%1,%2,%3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
+  return d;
+}
+
+// x >> 16 on the multiplier pipe (`one_shifted` is 0x100 and must be opaque to the compiler): the
+// logic pipe, which PRMT needs, is the narrow one.
+__device__ __forceinline__ uint32_t HighHalf(uint32_t x, uint32_t one_shifted) {
+  uint32_t d;
+  asm("dp2a.lo.u32.u32 %0,%1,%2,0;" : "=r"(d) : "r"(x), "r"(one_shifted));
+  return d;
+}
+
+// c += a b, m16n8k32, a and b of signed bytes.
+__device__ __forceinline__ void MmaSigned(int (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                          uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+      "{%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same with unsigned bytes in b.
+__device__ __forceinline__ void MmaUnsigned(int (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                            uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+      "{%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// c += a b, m16n8k16, fp16 in, fp32 out.
+__device__ __forceinline__ void MmaHalf(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                        uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float Reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3},[%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address));
+  return v;
+}
+
+// 1 on the counter, ordered after this thread's writes and before its reads; the old value.
+__device__ __forceinline__ int TakeTicket(int* counter) {
+  int old;
+  asm volatile("atom.add.acq_rel.gpu.s32 %0,[%1],1;" : "=r"(old) : "l"(counter) : "memory");
+  return old;
+}
+
+// A warp's own ring of pages in shared memory. Request and Wait are called by the whole warp; every
+// loop turn makes exactly one call of Request or Skip.
+template <int kStages, int kStageBytes>
+class PageRing {
+ public:
+  // `barriers`: shared memory for kStages 8-byte barriers.
+  __device__ __forceinline__ PageRing(uint32_t ring, uint32_t barriers, int lane)
+      : ring_(ring), barriers_(barriers), lane_(lane) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0,1.0;" : "=l"(policy_));
+    if (lane == 0) {
+#pragma unroll
+      for (int s = 0; s < kStages; ++s) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(barriers + 8 * s) : "memory");
+      }
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncwarp();
+#endif
+  }
+
+  __device__ __forceinline__ uint32_t Stage(int stage) const { return ring_ + stage * kStageBytes; }
+
+  // Brings `bytes` of `record`, and behind them `extra_bytes` of `extra` (0: nothing).
+  __device__ __forceinline__ void Request(int stage, const void* record, int bytes,
+                                          const void* extra, int extra_bytes) const {
+    const uint32_t to = Stage(stage);
+#if __CUDA_ARCH__ >= 900
+    if (lane_ == 0) {
+      const uint32_t barrier = barriers_ + 8 * stage;
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(barrier),
+                   "r"(bytes + extra_bytes)
+                   : "memory");
+      Bulk(to, record, bytes, barrier);
+      if (extra_bytes > 0) Bulk(to + bytes, extra, extra_bytes, barrier);
+    }
+#else
+    for (int i = lane_ * 16; i < bytes; i += 512) {
+      Copy16(to + i, static_cast<const uint8_t*>(record) + i);
+    }
+    for (int i = lane_ * 16; i < extra_bytes; i += 512) {
+      Copy16(to + bytes + i, static_cast<const uint8_t*>(extra) + i);
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+  }
+
+  __device__ __forceinline__ void Skip() const {
+#if __CUDA_ARCH__ < 900
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+  }
+
+  __device__ __forceinline__ void Wait(int stage, uint32_t parity) const {
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{\n.reg .pred P;\nWAIT_%=:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 P,[%0],%1;\n"
+        "@P bra.uni DONE_%=;\nbra.uni WAIT_%=;\nDONE_%=:\n}" ::"r"(barriers_ + 8 * stage),
+        "r"(parity)
+        : "memory");
+#else
+    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 1) : "memory");
+    __syncwarp();
+#endif
+  }
+
+ private:
+#if __CUDA_ARCH__ >= 900
+  __device__ __forceinline__ void Bulk(uint32_t to, const void* from, int bytes,
+                                       uint32_t barrier) const {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+        "[%0],[%1],%2,[%3],%4;" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier), "l"(policy_)
+        : "memory");
+  }
+#else
+  __device__ __forceinline__ void Copy16(uint32_t to, const void* from) const {
+    asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(to), "l"(from) : "memory");
+  }
+#endif
+
+  uint32_t ring_;
+  uint32_t barriers_;
+  int lane_;
+#if __CUDA_ARCH__ >= 900
+  uint64_t policy_;
+#endif
+};
+
+}  // namespace turboquant::cuda
+
+#endif  // TURBOQUANT_KERNELS_CUDA_PTX_CUH_

@@ -1,0 +1,195 @@
+// The plan: every page of every sequence is read exactly once, by items that fit the device.
+#include "kernels/cuda/attention_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <tuple>
+
+#include "kernels/cuda/int8_config.h"
+#include "kernels/cuda/row_mask.h"
+#include "tests/cuda/cuda_case.h"
+
+namespace turboquant::cuda {
+namespace {
+
+constexpr tq_cuda_device kH200{132, 227 * 1024, 228 * 1024, 90};
+constexpr tq_cuda_device kSmall{68, 99 * 1024, 100 * 1024, 89};
+
+tq_cuda_plan_request Request(const std::vector<int>& lens, const tq_cuda_device& device = kH200) {
+  tq_cuda_plan_request r{};
+  r.k_format = r.v_format = TQ_CUDA_TURBO4;
+  r.head_dim = 128;
+  r.num_kv_heads = 8;
+  r.batch = static_cast<int32_t>(lens.size());
+  r.group = 4;
+  r.q_len = 1;
+  r.coded_len = lens.data();
+  r.num_sms = device.num_sms;
+  r.smem_per_block = device.smem_per_block;
+  r.smem_per_sm = device.smem_per_sm;
+  return r;
+}
+
+// Every page and exact row of every (sequence, head tile) exactly once; partials dense and
+// distinct.
+void ExpectCovers(const tq_cuda_plan_request& r, const AttentionPlan& plan) {
+  std::map<std::tuple<int, int, int>, std::vector<std::pair<int, int>>> spans;
+  std::vector<int> partials;
+  for (const tq_cuda_item& item : plan.items) {
+    EXPECT_LE(item.begin, item.end);
+    EXPECT_LE(item.partials, kMaxPartials);
+    EXPECT_GE(item.partial, item.first_partial);
+    EXPECT_LT(item.partial, item.first_partial + item.partials);
+    partials.push_back(item.partial);
+    spans[{item.sequence, item.head_tile, item.exact}].push_back({item.begin, item.end});
+  }
+  std::sort(partials.begin(), partials.end());
+  for (size_t i = 0; i < partials.size(); ++i) EXPECT_EQ(partials[i], static_cast<int>(i));
+  for (int b = 0; b < r.batch; ++b) {
+    for (int head = 0; head < r.num_kv_heads * plan.plan.row_tiles; ++head) {
+      for (const int exact : {0, 1}) {
+        std::vector<std::pair<int, int>> s = spans[{b, head, exact}];
+        std::sort(s.begin(), s.end());
+        const int want_end = exact == 1 ? (r.exact_len != nullptr ? r.exact_len[b] : 0)
+                                        : (r.coded_len[b] + kTileTokens - 1) / kTileTokens;
+        if (s.empty()) {
+          EXPECT_EQ(want_end, 0);
+          continue;
+        }
+        if (r.window == 0) {
+          EXPECT_EQ(s.front().first, 0);
+        }
+        EXPECT_EQ(s.back().second, want_end);
+        for (size_t i = 1; i < s.size(); ++i) EXPECT_EQ(s[i].first, s[i - 1].second);
+      }
+    }
+  }
+}
+
+TEST(AttentionPlan, EqualLengthsSplitIntoOneWave) {
+  for (const int batch : {1, 2, 3, 8, 16, 32}) {
+    const std::vector<int> lens(static_cast<size_t>(batch), 32768);
+    const tq_cuda_plan_request r = Request(lens);
+    const AttentionPlan plan = PlanAttention(r);
+    EXPECT_EQ(plan.plan.path, TQ_CUDA_PATH_INT8);
+    EXPECT_EQ(plan.plan.uniform, 1);
+    const Int8Config config = Int8ConfigOf(4, 4, 128, 1, plan.plan.config != 0);
+    EXPECT_LE(plan.plan.num_items, kH200.num_sms * config.ctas_per_sm);
+    EXPECT_GE(plan.plan.num_items, kH200.num_sms * 8 / 10);
+    ExpectCovers(r, plan);
+  }
+}
+
+TEST(AttentionPlan, UniformItemsAreThoseOfTheKernel) {
+  const std::vector<int> lens(3, 1000), exact(3, 40);
+  tq_cuda_plan_request r = Request(lens);
+  r.exact_len = exact.data();
+  const AttentionPlan plan = PlanAttention(r);
+  ASSERT_EQ(plan.plan.uniform, 1);
+  const int heads = r.num_kv_heads * plan.plan.row_tiles;
+  std::map<int, tq_cuda_item> by_partial;
+  for (const tq_cuda_item& item : plan.items) by_partial[item.partial] = item;
+  for (int b = 0; b < 3; ++b) {
+    for (int head = 0; head < heads; ++head) {
+      for (int split = 0; split < plan.plan.splits; ++split) {
+        const tq_cuda_item got = UniformItem(plan.plan, split, head, heads, b);
+        const tq_cuda_item want = by_partial.at(got.partial);
+        EXPECT_EQ(std::memcmp(&got, &want, sizeof(got)), 0) << b << " " << head << " " << split;
+      }
+    }
+  }
+}
+
+TEST(AttentionPlan, RaggedLengthsAreCoveredAndBalanced) {
+  const std::vector<int> lens = {1, 63, 64, 65, 131072, 5, 640, 0, 20000, 4096};
+  for (const tq_cuda_device& device : {kH200, kSmall}) {
+    const tq_cuda_plan_request r = Request(lens, device);
+    const AttentionPlan plan = PlanAttention(r);
+    EXPECT_EQ(plan.plan.uniform, 0);
+    ExpectCovers(r, plan);
+    int longest = 0;
+    int64_t pages = 0;
+    for (const tq_cuda_item& item : plan.items) {
+      longest = std::max(longest, item.end - item.begin);
+      pages += item.end - item.begin;
+    }
+    // No item is far above an even share of the device, but for the limit on splits.
+    const int64_t share = pages / device.num_sms + 8;
+    EXPECT_LE(longest, std::max<int64_t>(2 * share, 2048 / (kMaxPartials - 1) + 1));
+    EXPECT_TRUE(std::is_sorted(plan.items.begin(), plan.items.end(),
+                               [](auto& x, auto& y) { return x.end - x.begin > y.end - y.begin; }));
+  }
+}
+
+TEST(AttentionPlan, EveryConformanceCaseIsCovered) {
+  for (const tq_cuda_device& device : {kH200, kSmall}) {
+    for (const CudaCase& c : ConformanceCases()) {
+      CudaTensors t;
+      t.coded_len.assign(c.coded_len.begin(), c.coded_len.end());
+      for (size_t b = 0; b < c.coded_len.size(); ++b) {
+        const int tail = c.tail.empty() ? 0 : c.tail[b];
+        t.total_len.push_back(c.sinks + c.coded_len[b] + tail);
+        t.exact_len.push_back(c.sinks + tail);
+        t.max_exact = std::max(t.max_exact, c.sinks + tail);
+      }
+      const tq_cuda_plan_request r = PlanRequest(c, t, device);
+      ASSERT_EQ(WhyUnsupported(r), "") << c.name;
+      const AttentionPlan plan = PlanAttention(r);
+      EXPECT_GE(plan.plan.row_tile * plan.plan.row_tiles, c.group * c.q_len) << c.name;
+      ExpectCovers(r, plan);
+    }
+  }
+}
+
+TEST(AttentionPlan, WindowSkipsPagesNobodySees) {
+  const std::vector<int> lens = {10000};
+  tq_cuda_plan_request r = Request(lens);
+  r.window = 512;
+  const AttentionPlan plan = PlanAttention(r);
+  int first = 1 << 30;
+  for (const tq_cuda_item& item : plan.items) first = std::min(first, item.begin);
+  EXPECT_EQ(first, (10000 - 1 - 512 + 1) / 64);
+}
+
+TEST(AttentionPlan, DeclinesWithASentence) {
+  const std::vector<int> lens = {100};
+  const auto why = [&](auto change) {
+    tq_cuda_plan_request r = Request(lens);
+    change(r);
+    return WhyUnsupported(r);
+  };
+  EXPECT_EQ(why([](auto&) {}), "");
+  EXPECT_NE(why([](auto& r) { r.k_format = 5; }), "");
+  EXPECT_NE(why([](auto& r) { r.head_dim = 100; }), "");
+  EXPECT_NE(why([](auto& r) { r.group = 17; }), "");
+  EXPECT_NE(why([](auto& r) { r.q_len = 17; }), "");
+  EXPECT_NE(why([](auto& r) { r.window = -1; }), "");
+  EXPECT_NE(why([](auto& r) { r.num_sms = 0; }), "");
+  EXPECT_NE(why([](auto& r) { r.head_dim = 80, r.path = TQ_CUDA_PATH_INT8; }), "");
+  const std::vector<int> negative = {-1};
+  EXPECT_NE(why([&](auto& r) { r.coded_len = negative.data(); }), "");
+}
+
+TEST(RowMask, CausalTreeAndWindow) {
+  const RowMask causal = MakeRowMask(100, 4, 1, 0, nullptr);
+  EXPECT_TRUE(causal.Sees(0));
+  EXPECT_TRUE(causal.Sees(97));
+  EXPECT_FALSE(causal.Sees(98));
+  const uint32_t tree_bits = 0b1001;
+  const RowMask tree = MakeRowMask(100, 4, 3, 0, &tree_bits);
+  EXPECT_TRUE(tree.Sees(95));
+  EXPECT_TRUE(tree.Sees(96));
+  EXPECT_FALSE(tree.Sees(97));
+  EXPECT_TRUE(tree.Sees(99));
+  EXPECT_FALSE(tree.Sees(100));
+  const RowMask window = MakeRowMask(100, 4, 1, 10, nullptr);
+  EXPECT_FALSE(window.Sees(87));
+  EXPECT_TRUE(window.Sees(88));
+  EXPECT_FALSE(window.Sees(1 << 28));
+}
+
+}  // namespace
+}  // namespace turboquant::cuda

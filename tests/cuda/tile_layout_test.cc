@@ -1,0 +1,111 @@
+// The paged layout: every code has one place, conversion is exact, PRMT tables give the codebook.
+#include "kernels/cuda/tile_layout.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <set>
+#include <vector>
+
+#include "base/rng.h"
+#include "kernels/cuda/byte_tables.h"
+#include "kernels/cuda/tile_convert.h"
+
+namespace turboquant::cuda {
+namespace {
+
+TEST(TileLayout, EveryNibbleHasItsOwnPlace) {
+  for (const int d : {64, 128, 256}) {
+    for (const bool value_side : {false, true}) {
+      std::set<int> places;
+      for (int token = 0; token < kTileTokens; ++token) {
+        for (int dim = 0; dim < d; ++dim) {
+          const NibblePlace p = PlaceOf(value_side, d, token, dim);
+          ASSERT_LT(p.quad, d / 16);
+          ASSERT_LT(p.lane, 32);
+          places.insert(((p.quad * 32 + p.lane) * 4 + p.word) * 8 + p.nibble);
+        }
+      }
+      EXPECT_EQ(places.size(), static_cast<size_t>(kTileTokens * d));
+    }
+  }
+}
+
+TEST(TileLayout, QuadsRoundTripAndDoNotOverlap) {
+  for (const int bits : {2, 3, 4}) {
+    for (const int d : {64, 128, 256}) {
+      std::vector<uint32_t> area(static_cast<size_t>(bits * d * kTileTokens / 32));
+      SplitMix64 random(static_cast<uint64_t>(bits * d));
+      std::vector<uint32_t> want;
+      const uint32_t mask = bits == 4 ? 0xFFFFFFFFu : bits == 3 ? 0x77777777u : 0x33333333u;
+      for (int quad = 0; quad < d / 16; ++quad) {
+        for (int lane = 0; lane < 32; ++lane) {
+          uint32_t s[4];
+          for (uint32_t& x : s) want.push_back(x = static_cast<uint32_t>(random.Next()) & mask);
+          StoreQuad(bits, area.data(), d, quad, lane, s);
+        }
+      }
+      size_t i = 0;
+      for (int quad = 0; quad < d / 16; ++quad) {
+        for (int lane = 0; lane < 32; ++lane) {
+          uint32_t s[4];
+          LoadQuad(bits, area.data(), d, quad, lane, s);
+          for (const uint32_t x : s) EXPECT_EQ(x, want[i++]);
+        }
+      }
+    }
+  }
+}
+
+TEST(TileLayout, RecordsCostWhatRowsCost) {
+  for (const int d : {64, 80, 96, 128, 192, 256}) {
+    for (const int bits : {2, 3, 4, 8}) {
+      const RecordLayout r = MakeRecordLayout({bits, false}, {bits, false}, d);
+      EXPECT_EQ(r.bytes, 2 * kTileTokens * (bits * d / 8 + 2));
+      EXPECT_EQ(r.bytes % 16, 0);
+      EXPECT_EQ(r.v_codes % 16, 0);
+      EXPECT_EQ(r.k_scales % 16, 0);
+    }
+  }
+}
+
+TEST(TileLayout, RowsRoundTripAndKeepTheirNeighbours) {
+  SplitMix64 random(3);
+  for (const int d : {64, 80, 128, 192, 256}) {
+    for (const TileFormat f : {TileFormat{2, false}, TileFormat{3, false}, TileFormat{4, false},
+                               TileFormat{8, false}, TileFormat{3, true}}) {
+      const RecordLayout layout = MakeRecordLayout(f, f, d);
+      std::vector<uint8_t> record(static_cast<size_t>(layout.bytes), 0xFF);
+      const size_t n = static_cast<size_t>(f.bits * d / 8);
+      std::vector<std::vector<uint8_t>> rows;
+      for (int i = 0; i < 2 * kTileTokens; ++i) {
+        std::vector<uint8_t> codes(n);
+        for (uint8_t& x : codes) x = static_cast<uint8_t>(random.Next());
+        StoreTileRow(layout, record.data(), i % 2 == 1, i / 2, codes.data(),
+                     static_cast<uint16_t>(1000 + i));
+        rows.push_back(codes);
+      }
+      for (int i = 0; i < 2 * kTileTokens; ++i) {
+        std::vector<uint8_t> codes(n);
+        uint16_t scale;
+        LoadTileRow(layout, record.data(), i % 2 == 1, i / 2, codes.data(), &scale);
+        EXPECT_EQ(codes, rows[static_cast<size_t>(i)]);
+        EXPECT_EQ(scale, 1000 + i);
+      }
+    }
+  }
+}
+
+TEST(ByteTables, GiveTheStepsOfTheCodebook) {
+  for (const int bits : {2, 3, 4}) {
+    const ByteTables tables = MakeByteTables(bits);
+    EXPECT_EQ(tables.unit, CentroidUnit(bits));
+    for (int code = 0; code < 1 << bits; ++code) {
+      EXPECT_EQ(LookUp(tables, bits, CodeToNibble(bits, code)), CentroidSteps(bits)[code]);
+      EXPECT_EQ(NibbleToCode(bits, CodeToNibble(bits, code)), code);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace turboquant::cuda
