@@ -106,10 +106,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   std::vector<uint8_t> rows(kRows * stride);
   std::vector<float> decoded(kRows * d);
+  std::vector<uint8_t> valid_rows(kRows);
   size_t invalid = 0;
   for (size_t j = 0; j < kRows; ++j) {
     const bool valid = codec.Encode(x.data() + j * d, rows.data() + j * stride);
     invalid += valid ? 0 : 1;
+    valid_rows[j] = valid ? 1 : 0;
     codec.Decode(rows.data() + j * stride, decoded.data() + j * d);
     for (size_t i = 0; i < d; ++i) {
       Require(std::isfinite(decoded[j * d + i]), name + ": decodes to what is no number");
@@ -129,8 +131,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const RowCoder coder(codec, *table);
     std::vector<uint8_t> mine(rows.size(), 0xA5);
     std::vector<float> back(decoded.size());
-    const size_t mine_invalid = coder.Encode(x.data(), kRows, mine.data());
-    Require(mine_invalid == invalid, name + ": refused rows on " + table_name);
+    std::vector<uint8_t> mine_valid(kRows, 7);
+    const size_t mine_invalid = coder.Encode(x.data(), kRows, mine.data(), mine_valid.data());
+    Require(mine_invalid == invalid && mine_valid == valid_rows,
+            name + ": refused rows on " + table_name);
     Require(mine == rows, name + ": bytes of " + table_name);
     coder.Decode(rows.data(), kRows, back.data());
     Require(SameFloats(back, decoded), name + ": floats of " + table_name);

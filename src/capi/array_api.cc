@@ -7,6 +7,8 @@
 
 #include "capi/boundary.h"
 #include "files/row_file.h"
+#include "kernels/kernel_api.h"
+#include "kernels/row_coder.h"
 #include "turboquant/turboquant.h"
 
 namespace turboquant::capi {
@@ -26,14 +28,8 @@ tq_status Compress(const float* x, std::vector<uint64_t> shape, const char* spec
   const RowFile& plan = file.value();
   if (const tq_status s = memory.NewBuffer(plan.Bytes(), compressed); s != TQ_OK) return s;
   auto* bytes = static_cast<uint8_t*>(compressed->data);
-  const Codec& codec = plan.codec();
-  size_t invalid = 0;
-  for (uint64_t i = 0; i < plan.rows(); ++i) {
-    invalid +=
-        codec.Encode(x + i * codec.head_dim(), bytes + plan.rows_offset() + i * codec.row_bytes())
-            ? 0
-            : 1;
-  }
+  const RowCoder coder(plan.codec(), BestKernels());
+  const size_t invalid = coder.Encode(x, plan.rows(), bytes + plan.rows_offset());
   plan.Seal({bytes, plan.Bytes()});
   if (invalid_rows != nullptr) *invalid_rows = invalid;
   if (invalid > 0) {
@@ -101,8 +97,7 @@ tq_status tq_decompress(const void* compressed, size_t size, float* x, size_t va
     const turboquant::RowFile& f = file.value();
     if (values < f.values()) return FailSmall("x", values, f.values(), "values");
     if (const turboquant::Status s = f.Verify(); !s.ok()) return Fail(s);
-    for (uint64_t i = 0; i < f.rows(); ++i)
-      f.codec().Decode(f.row(i), x + i * f.codec().head_dim());
+    turboquant::RowCoder(f.codec(), turboquant::BestKernels()).Decode(f.row(0), f.rows(), x);
     return TQ_OK;
   });
 }

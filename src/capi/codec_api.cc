@@ -99,12 +99,7 @@ tq_status tq_codec_encode(const tq_codec* codec, const float* x, size_t n, void*
   if (x == nullptr && n > 0) return FailNull("x");
   if (const tq_status s = CheckRows("rows", *codec, rows, rows_size, n); s != TQ_OK) return s;
   return Guard([&]() -> tq_status {
-    const turboquant::Codec& c = *codec->codec;
-    auto* to = static_cast<uint8_t*>(rows);
-    size_t invalid = 0;
-    for (size_t i = 0; i < n; ++i) {
-      invalid += c.Encode(x + i * c.head_dim(), to + i * c.row_bytes()) ? 0 : 1;
-    }
+    const size_t invalid = codec->coder.Encode(x, n, static_cast<uint8_t*>(rows));
     if (invalid_rows != nullptr) *invalid_rows = invalid;
     if (invalid > 0 && codec->logger.Wants(TQ_LOG_WARNING)) {
       codec->logger.Log(TQ_LOG_WARNING,
@@ -121,9 +116,7 @@ tq_status tq_codec_decode(const tq_codec* codec, const void* rows, size_t rows_s
   if (x == nullptr && n > 0) return FailNull("x");
   if (const tq_status s = CheckRows("rows", *codec, rows, rows_size, n); s != TQ_OK) return s;
   return Guard([&]() -> tq_status {
-    const turboquant::Codec& c = *codec->codec;
-    const auto* from = static_cast<const uint8_t*>(rows);
-    for (size_t i = 0; i < n; ++i) c.Decode(from + i * c.row_bytes(), x + i * c.head_dim());
+    codec->coder.Decode(static_cast<const uint8_t*>(rows), n, x);
     return TQ_OK;
   });
 }

@@ -10,16 +10,23 @@
 
 #include "capi/boundary.h"
 #include "codec/codec.h"
+#include "kernels/kernel_api.h"
+#include "kernels/row_coder.h"
 #include "kvcache/kv_cache.h"
 
 struct tq_codec {
   tq_codec(const turboquant::capi::Memory& m, const turboquant::capi::Logger& l,
            std::unique_ptr<turboquant::Codec> c)
-      : memory(m), logger(l), codec(std::move(c)), spec(codec->spec_text()) {}
+      : memory(m),
+        logger(l),
+        codec(std::move(c)),
+        coder(*codec, turboquant::BestKernels()),
+        spec(codec->spec_text()) {}
 
   turboquant::capi::Memory memory;
   turboquant::capi::Logger logger;
   std::unique_ptr<turboquant::Codec> codec;
+  turboquant::RowCoder coder;  // of *codec
   std::string spec;
 };
 

@@ -9,6 +9,8 @@
 
 #include "base/parallel.h"
 #include "eval/row_error.h"
+#include "kernels/kernel_api.h"
+#include "kernels/row_coder.h"
 
 namespace turboquant {
 namespace {
@@ -62,6 +64,7 @@ struct BatchStats {
 CodingStats EncodeArray(const ArrayView& array, const RowFile& plan, std::span<uint8_t> bytes,
                         int threads, const CodingProgress& progress) {
   const Codec& codec = plan.codec();
+  const RowCoder coder(codec, BestKernels());
   const auto d = static_cast<size_t>(codec.head_dim());
   const uint64_t batches = (plan.rows() + kBatchRows - 1) / kBatchRows;
   std::vector<BatchStats> stats(batches);
@@ -70,20 +73,18 @@ CodingStats EncodeArray(const ArrayView& array, const RowFile& plan, std::span<u
     const uint64_t first = b * kBatchRows;
     const uint64_t n = std::min(kBatchRows, plan.rows() - first);
     std::vector<float> x(n * d), decoded(d);
-    std::vector<char> valid(n);
+    std::vector<uint8_t> valid(n);
     uint8_t* rows = bytes.data() + plan.rows_offset() + first * codec.row_bytes();
     const auto batch_start = Clock::now();
     array.Read(first * d, n * d, x.data());
-    for (uint64_t j = 0; j < n; ++j) {
-      valid[j] = codec.Encode(&x[j * d], rows + j * codec.row_bytes()) ? 1 : 0;
-    }
+    coder.Encode(x.data(), n, rows, valid.data());
     stats[b].seconds = Seconds(batch_start);
     for (uint64_t j = 0; j < n; ++j) {
       if (valid[j] == 0) {
         ++stats[b].invalid;
         continue;
       }
-      codec.Decode(rows + j * codec.row_bytes(), decoded.data());
+      coder.Decode(rows + j * codec.row_bytes(), 1, decoded.data());
       stats[b].AddRow(MeasureRowError(&x[j * d], decoded.data(), static_cast<int>(d)));
     }
     counter.Add();
@@ -110,8 +111,8 @@ CodingStats EncodeArray(const ArrayView& array, const RowFile& plan, std::span<u
 
 double DecodeArray(const RowFile& file, FloatType type, uint8_t* out, int threads,
                    const CodingProgress& progress) {
-  const Codec& codec = file.codec();
-  const auto d = static_cast<size_t>(codec.head_dim());
+  const RowCoder coder(file.codec(), BestKernels());
+  const auto d = static_cast<size_t>(file.codec().head_dim());
   const uint64_t batches = (file.rows() + kBatchRows - 1) / kBatchRows;
   Counter counter(batches, progress);
   const auto start = Clock::now();
@@ -119,7 +120,7 @@ double DecodeArray(const RowFile& file, FloatType type, uint8_t* out, int thread
     const uint64_t first = b * kBatchRows;
     const uint64_t n = std::min(kBatchRows, file.rows() - first);
     std::vector<float> x(n * d);
-    for (uint64_t j = 0; j < n; ++j) codec.Decode(file.row(first + j), &x[j * d]);
+    coder.Decode(file.row(first), n, x.data());
     WriteFloats(type, x.data(), n * d, out + first * d * FloatBytes(type));
     counter.Add();
   });

@@ -36,27 +36,28 @@ RowCoder::RowCoder(const Codec& codec, const KernelTable& table)
       path_(PathOf(codec.spec())),
       rotation_(codec.head_dim(), codec.spec().seed) {}
 
-size_t RowCoder::Encode(const float* x, size_t n, uint8_t* rows) const {
-  if (path_ == Path::kTrellis) return EncodeTrellis(x, n, rows);
+size_t RowCoder::Encode(const float* x, size_t n, uint8_t* rows, uint8_t* valid) const {
+  if (path_ == Path::kTrellis) return EncodeTrellis(x, n, rows, valid);
   const RotationView rotation = rotation_.view();
   const size_t d = static_cast<size_t>(codec_.head_dim());
   const int bits = codec_.spec().entry->bits;
   size_t invalid = 0;
   for (size_t j = 0; j < n; ++j, rows += codec_.row_bytes()) {
-    bool valid;
+    bool usable;
     if (path_ == Path::kScalar) {
       uint16_t scale;
-      valid = table_.encode(bits, rotation, x + j * d, nullptr, rows + kScaleBytes, &scale);
+      usable = table_.encode(bits, rotation, x + j * d, nullptr, rows + kScaleBytes, &scale);
       StoreHalf(scale, rows);
     } else {
-      valid = codec_.Encode(x + j * d, rows);
+      usable = codec_.Encode(x + j * d, rows);
     }
-    invalid += valid ? 0 : 1;
+    invalid += usable ? 0 : 1;
+    if (valid != nullptr) valid[j] = usable ? 1 : 0;
   }
   return invalid;
 }
 
-size_t RowCoder::EncodeTrellis(const float* x, size_t n, uint8_t* rows) const {
+size_t RowCoder::EncodeTrellis(const float* x, size_t n, uint8_t* rows, uint8_t* valid) const {
   const TrellisView trellis = TrellisOf(codec_.spec());
   const size_t d = static_cast<size_t>(codec_.head_dim());
   const size_t plane_bytes = codec_.row_bytes() - kScaleBytes;
@@ -65,8 +66,17 @@ size_t RowCoder::EncodeTrellis(const float* x, size_t n, uint8_t* rows) const {
   size_t invalid = 0;
   for (size_t j = 0; j < n; j += kBatchRows) {
     const size_t count = std::min(kBatchRows, n - j);
-    invalid += static_cast<size_t>(table_.encode_trellis(
-        trellis, rotation_.view(), x + j * d, nullptr, static_cast<int>(count), planes, scales));
+    const auto encode = [&](size_t at, size_t number) {
+      return static_cast<size_t>(table_.encode_trellis(trellis, rotation_.view(), x + (j + at) * d,
+                                                       nullptr, static_cast<int>(number),
+                                                       planes + at * plane_bytes, scales + at));
+    };
+    const size_t refused = encode(0, count);
+    invalid += refused;
+    for (size_t i = 0; valid != nullptr && i < count; ++i) {
+      // Which ones, is only asked where there are any.
+      valid[j + i] = refused == 0 || encode(i, 1) == 0 ? 1 : 0;
+    }
     for (size_t i = 0; i < count; ++i, rows += codec_.row_bytes()) {
       StoreHalf(scales[i], rows);
       std::memcpy(rows + kScaleBytes, planes + i * plane_bytes, plane_bytes);

@@ -27,8 +27,8 @@ class RowCoder {
   RowCoder(const Codec& codec, const KernelTable& table);
 
   // x[n][head_dim] -> rows, n * row_bytes() bytes. Returns how many rows hold NaN or Inf or have an
-  // energy beyond float; they are stored as zeros (codec.h).
-  size_t Encode(const float* x, size_t n, uint8_t* rows) const;
+  // energy beyond float; they are stored as zeros (codec.h). valid[n], if given: 1 for the others.
+  size_t Encode(const float* x, size_t n, uint8_t* rows, uint8_t* valid = nullptr) const;
   void Decode(const uint8_t* rows, size_t n, float* x) const;
 
   // False: everything runs on the scalar truth.
@@ -38,7 +38,7 @@ class RowCoder {
   enum class Path : uint8_t { kCodec, kScalar, kTrellis };
 
   static Path PathOf(const CodecSpec& spec);
-  size_t EncodeTrellis(const float* x, size_t n, uint8_t* rows) const;
+  size_t EncodeTrellis(const float* x, size_t n, uint8_t* rows, uint8_t* valid) const;
 
   const Codec& codec_;
   const KernelTable& table_;

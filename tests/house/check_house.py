@@ -24,6 +24,7 @@ TABLES = "src/codec/codebook_tables.inc"
 
 BELOW_KERNELS = ["base/", "math/", "codec/"]
 API = "kernels/kernel_api.h"
+CODER = "kernels/row_coder.h"
 TILES = "kernels/tile_layout.h"
 
 # What each part of src may include, by the longest prefix that fits; paths relative to src.
@@ -35,7 +36,7 @@ LAYERS = {
     TILES: [],
     # Takes the address of every table, runs none before the CPU was asked.
     "kernels/dispatch.cc": BELOW_KERNELS + [API, "kernels/cpu/cpu_tables.h"],
-    "kernels/row_coder": BELOW_KERNELS + [API, "kernels/row_coder.h"],
+    "kernels/row_coder": BELOW_KERNELS + [API, CODER],
     "files/": BELOW_KERNELS + ["files/"],
     "kernels/scalar/": BELOW_KERNELS + [API, TILES, "kernels/scalar/"],
     "kernels/cpu/": BELOW_KERNELS + [API, "kernels/cpu/"],
@@ -44,9 +45,9 @@ LAYERS = {
     "kvcache/": BELOW_KERNELS + [API, TILES, "attention/", "kvcache/"],
     "model/": ["base/", "codec/", "model/"],
     "plan/": ["base/", "codec/", "model/", "kvcache/policy.h", "plan/"],
-    "eval/": BELOW_KERNELS + [API, "attention/", "files/", "kvcache/", "eval/"],
+    "eval/": BELOW_KERNELS + [API, CODER, "attention/", "files/", "kvcache/", "eval/"],
     "report/": ["base/", "eval/", "report/"],
-    "capi/": BELOW_KERNELS + [API, "attention/", "files/", "kvcache/", "capi/", "turboquant/"],
+    "capi/": BELOW_KERNELS + [API, CODER, "attention/", "files/", "kvcache/", "capi/", "turboquant/"],
 }
 
 CODE_TREES = ["src", "plugin", "cli", "bench", "tests", "tools", "python", "fuzz", "cmake",
