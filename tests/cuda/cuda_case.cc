@@ -44,7 +44,7 @@ CudaTensors DrawTensors(const CudaCase& c, const Rotation& k, const Rotation& v,
     t.max_exact = std::max(t.max_exact, c.sinks + TailOf(c, b));
   }
   t.coded_len.assign(c.coded_len.begin(), c.coded_len.end());
-  t.pages = (t.max_coded + kTileTokens - 1) / kTileTokens;
+  t.pages = std::max(1, (t.max_coded + kTileTokens - 1) / kTileTokens);
   DrawRows(c, &random, batch * static_cast<size_t>(t.max_coded), true, &t.k_rows);
   DrawRows(c, &random, batch * static_cast<size_t>(t.max_coded), false, &t.v_rows);
 

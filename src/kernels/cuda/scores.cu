@@ -263,9 +263,11 @@ cudaError_t LaunchScores(const tq_cuda_scores_params& p, const RecordLayout& lay
     if (layout.head_dim == 128) return LaunchScoreFormats<128>(args, stream);
     return LaunchScoreFormats<256>(args, stream);
   }
-  const unsigned ctas = static_cast<unsigned>((p.num_tokens + 8 * kWarps - 1) / (8 * kWarps));
+  constexpr int kMostCtas = 4096;
+  const int ctas = (p.num_tokens + 8 * kWarps - 1) / (8 * kWarps);
+  const dim3 grid(static_cast<unsigned>(ctas < kMostCtas ? ctas : kMostCtas));
   WithHeadDim(layout.head_dim, [&](auto dim) {
-    ScoreRows<dim.value> < <<ctas<4096 ? ctas : 4096, 32 * kWarps, 0, stream>>>(args);
+    ScoreRows<dim.value><<<grid, 32 * kWarps, 0, stream>>>(args);
   });
   return cudaGetLastError();
 }
