@@ -299,7 +299,7 @@ void Softmax(benchmark::State& state, const KernelTable& table, int n, bool bias
     std::copy(logits.begin(), logits.end(), s.begin());
     float m = -1e30f;
     float l = 0;
-    table.softmax(s.data(), n, biased ? bias.data() : nullptr, 0.0f, &m, &l);
+    table.softmax(s.data(), n, 0.0f, biased ? bias.data() : nullptr, 0.0f, &m, &l);
     benchmark::DoNotOptimize(l);
   });
   state.counters["ns/value"] = seconds * 1e9 / n;

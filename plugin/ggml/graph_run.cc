@@ -505,8 +505,8 @@ void GraphRun::ListExactRows(const Task& task, int stream, AttentionProblem* pro
   auto add = [&](const std::vector<NewRow>& rows, bool from_k) {
     for (size_t i = 0; i < rows.size(); ++i) {
       const int cell = rows[i].cell - first_cell;
-      if (cell < 0 || cell >= problem->cells || problem->skip[cell]) continue;
-      problem->skip[cell] = 1;
+      if (cell < 0 || cell >= problem->cells || problem->hidden[cell] != 0) continue;
+      problem->hidden[cell] = kHalfMinusInfinity;
       ExactRow exact{cell, nullptr, nullptr};
       if (from_k) {
         exact.k = rows[i].values;
@@ -576,7 +576,7 @@ void GraphRun::FillProblem(const Task& task, int stream, AttentionProblem* p) {
   } else {
     p->v = plain(v, task.plain[(task.k == nullptr ? streams : 0) + stream]);
   }
-  p->skip.assign(p->cells, 0);
+  p->hidden.assign(p->cells, 0);
   p->exact.clear();
   ListExactRows(task, stream, p);
 }
@@ -622,9 +622,10 @@ void GraphRun::AttentionOp(Tensor*, int ith, int nth, void* userdata) {
   barrier.Wait(nth);
   for (int i = ith; i < attention.project_items(); i += nth) attention.ProjectItem(i);
   barrier.Wait(nth);
-  for (int i; (i = barrier.next.fetch_add(1, std::memory_order_relaxed)) <
-              attention.attend_items();) {
-    attention.AttendItem(i);
+  // Neighbouring items read neighbouring memory: one run of them a thread keeps its prefetches.
+  const int64_t items = attention.attend_items();
+  for (int64_t i = items * ith / nth; i < items * (ith + 1) / nth; ++i) {
+    attention.AttendItem(static_cast<int>(i));
   }
   barrier.Wait(nth);
   for (int i = ith; i < attention.merge_items(); i += nth) attention.MergeItem(i);

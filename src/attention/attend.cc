@@ -30,21 +30,11 @@ float* ThreadScratch(size_t floats) {
 // Writes the bias of cells [cell, cell + n) for one query row; true if any of them is seen.
 bool FillBias(const AttentionProblem& p, int token, int q_head, int cell, int n, float* bias,
               const KernelTable& kernels) {
-  if (p.mask == nullptr) {
-    std::fill_n(bias, n, 0.0f);
-  } else {
-    const char* row = p.mask + token * p.mask_token_stride + q_head * p.mask_head_stride;
-    kernels.half_to_float(reinterpret_cast<const uint16_t*>(row) + cell, bias, n);
-    if (p.slopes != nullptr) {
-      for (int j = 0; j < n; ++j) bias[j] *= p.slopes[q_head];
-    }
-  }
-  float best = kMinusInf;
-  for (int j = 0; j < n; ++j) {
-    if (p.skip[cell + j]) bias[j] = kMinusInf;
-    best = std::max(best, bias[j]);
-  }
-  return best > kMinusInf;
+  const char* row = p.mask == nullptr ? nullptr
+                                      : p.mask + token * p.mask_token_stride +
+                                            q_head * p.mask_head_stride + 2 * cell;
+  return kernels.mask_bias(reinterpret_cast<const uint16_t*>(row), p.hidden.data() + cell,
+                           p.slopes != nullptr ? p.slopes[q_head] : 1.0f, n, bias);
 }
 
 bool FillExactBias(const AttentionProblem& p, int token, int q_head, int first, int n, float* bias) {
@@ -62,6 +52,24 @@ bool FillExactBias(const AttentionProblem& p, int token, int q_head, int first, 
     best = std::max(best, b);
   }
   return best > kMinusInf;
+}
+
+bool SameValues(const uint16_t* x, int n) {
+  return std::memcmp(x, x + 1, static_cast<size_t>(n - 1) * sizeof(x[0])) == 0;
+}
+
+// s[r][j] += <q_r, mean of cell j>, in runs of cells that share a mean.
+void AddMeanLogits(const uint16_t* id, int n, const float* q_mean, int capacity, int rows, float* s,
+                   int ld) {
+  for (int j = 0; j < n;) {
+    int end = j + 1;
+    while (end < n && id[end] == id[j]) ++end;
+    for (int r = 0; r < rows && id[j] != 0; ++r) {
+      const float add = q_mean[static_cast<size_t>(r) * capacity + id[j] - 1];
+      for (int t = j; t < end; ++t) s[static_cast<size_t>(r) * ld + t] += add;
+    }
+    j = end;
+  }
 }
 
 CodedTiles TilesAt(const Side& s, int kv_head, int cell) {
@@ -215,25 +223,17 @@ void AttentionRun::AttendTiles(const AttentionProblem& p, const Layout& l, int k
     } else {
       kernels_->dense_scores(tile, l.kd, q, rows, n, s, tile_cells);
     }
-    if (q_mean != nullptr) {
-      const uint16_t* id = means.cell_mean + c;
-      for (int j = 0; j < n;) {  // runs of cells that share a mean
-        int end = j + 1;
-        while (end < n && id[end] == id[j]) ++end;
-        if (id[j] != 0) {
-          for (int r = 0; r < rows; ++r) {
-            const float add = q_mean[static_cast<size_t>(r) * means.capacity + id[j] - 1];
-            for (int t = j; t < end; ++t) s[static_cast<size_t>(r) * tile_cells + t] += add;
-          }
-        }
-        j = end;
-      }
-    }
+    const uint16_t* id = q_mean != nullptr ? means.cell_mean + c : nullptr;
+    const bool one_mean = id != nullptr && SameValues(id, n);
+    if (id != nullptr && !one_mean) AddMeanLogits(id, n, q_mean, means.capacity, rows, s, tile_cells);
     for (int r = 0; r < rows; ++r) {
       float* row_state = state + static_cast<size_t>(r) * l.state;
       const float* b = bias + static_cast<size_t>(row_bias ? r : r / p.group) * tile_cells;
-      const float factor = kernels_->softmax(s + static_cast<size_t>(r) * tile_cells, n, b, p.softcap,
-                                             &row_state[0], &row_state[1]);
+      const float add = one_mean && id[0] != 0
+                            ? q_mean[static_cast<size_t>(r) * means.capacity + id[0] - 1]
+                            : 0.0f;
+      const float factor = kernels_->softmax(s + static_cast<size_t>(r) * tile_cells, n, add, b,
+                                             p.softcap, &row_state[0], &row_state[1]);
       if (factor != 1.0f) {
         float* row = o + static_cast<size_t>(r) * l.vd;
         for (int d = 0; d < l.vd; ++d) row[d] *= factor;

@@ -74,7 +74,7 @@ struct AttentionProblem {
 
   Side k, v;
   std::vector<ExactRow> exact;
-  std::vector<uint8_t> skip;      // [cells]: 1 = not part of the coded segment (exact elsewhere)
+  std::vector<uint16_t> hidden;   // [cells] f16: 0, or -inf where a cell is not coded but exact
 };
 
 // Runs problems in phases. Between two phases all threads must meet; inside a phase items may run in

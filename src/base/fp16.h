@@ -13,6 +13,7 @@
 namespace turboquant {
 
 inline constexpr float kHalfMax = 65504.0f;  // largest finite half
+inline constexpr uint16_t kHalfMinusInfinity = 0xFC00;
 
 TQ_HD inline uint32_t FloatBits(float f) {
   uint32_t u;

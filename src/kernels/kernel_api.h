@@ -94,12 +94,18 @@ struct KernelTable {
   void (*dense_accumulate)(const float* x, int head_dim, const float* p, int ld, int rows, int n,
                            float* o);
 
+  // bias[j] = slope * mask[j] + hidden[j], both f16 (mask null: 0); hidden is 0 or -inf. False if
+  // every bias is -inf.
+  bool (*mask_bias)(const uint16_t* mask, const uint16_t* hidden, float slope, int n, float* bias);
+
   // Turns one row of logits s[n] into softmax weights against the running state (m, l):
+  //   s_j <- s_j + add
   //   s_j <- softcap > 0 ? softcap * tanh(s_j / softcap) : s_j;   s_j += bias[j]  (bias null: 0)
   //   m' = max(m, max_j s_j);  s_j <- exp(s_j - m');  l <- l * exp(m - m') + sum_j s_j;  m <- m'
   // Returns exp(m - m'), the factor for what was accumulated so far (1 when m did not change).
   // Entries of -inf become 0; if everything so far is -inf, s becomes 0 and m stays -inf.
-  float (*softmax)(float* s, int n, const float* bias, float softcap, float* m, float* l);
+  float (*softmax)(float* s, int n, float add, const float* bias, float softcap, float* m,
+                   float* l);
 };
 
 const KernelTable& ScalarKernels();

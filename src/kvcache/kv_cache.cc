@@ -166,13 +166,13 @@ Status KvCache::Attend(const float* q, int tokens, int num_q_heads, float scale,
   p.mask_token_stride = static_cast<size_t>(size_) * sizeof(uint16_t);
   p.k = k_.CodedSide(0);
   p.v = v_.CodedSide(0);
-  p.skip.assign(size_, 0);
+  p.hidden.assign(size_, 0);
   // Both sides see the same cells in the same order, so their windows agree.
   std::vector<NewRow> exact_k, exact_v;
   k_.ListExact(&exact_k);
   v_.ListExact(&exact_v);
   for (size_t i = 0; i < exact_k.size(); ++i) {
-    p.skip[exact_k[i].cell] = 1;
+    p.hidden[exact_k[i].cell] = kHalfMinusInfinity;
     p.exact.push_back({exact_k[i].cell, exact_k[i].values, exact_v[i].values});
   }
   run_.RunAll();

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "base/fp16.h"
 #include "base/rng.h"
 #include "guarded_buffer.h"
 #include "kernel_cases.h"
@@ -26,7 +27,7 @@ class SoftmaxTest : public testing::TestWithParam<const KernelTable*> {
  protected:
   // Runs one block and checks it against double. `cap_error`: how far the capped logits may be off.
   void Check(const std::vector<float>& logits, const std::vector<float>& bias, float softcap,
-             State* state) {
+             State* state, float add = 0.0f) {
     const size_t n = logits.size();
     GuardedBuffer<float> s(n);
     GuardedBuffer<float> b(bias.size());
@@ -34,7 +35,7 @@ class SoftmaxTest : public testing::TestWithParam<const KernelTable*> {
     std::copy(bias.begin(), bias.end(), b.data());
     const State before = *state;
     const float factor =
-        GetParam()->softmax(s.data(), static_cast<int>(n), bias.empty() ? nullptr : b.data(),
+        GetParam()->softmax(s.data(), static_cast<int>(n), add, bias.empty() ? nullptr : b.data(),
                             softcap, &state->m, &state->l);
     ASSERT_TRUE(s.front_intact());
 
@@ -43,7 +44,7 @@ class SoftmaxTest : public testing::TestWithParam<const KernelTable*> {
     float top = before.m;
     double cap_error = 0;
     for (size_t j = 0; j < n; ++j) {
-      x[j] = logits[j];
+      x[j] = logits[j] + add;
       if (softcap > 0) {
         x[j] = static_cast<float>(softcap * std::tanh(static_cast<double>(x[j]) / softcap));
         cap_error = 8 * 0x1.0p-24 * softcap;
@@ -92,7 +93,7 @@ TEST_P(SoftmaxTest, EveryLengthWithBiasCapAndState) {
         for (float& v : bias) {
           v = random.Next() % 3 == 0 ? -kInfinity : static_cast<float>(random.Normal());
         }
-        Check(s, bias, softcap, &state);
+        Check(s, bias, softcap, &state, n % 3 == 0 ? 0.0f : static_cast<float>(random.Normal()));
         if (HasFatalFailure()) return;
       }
     }
@@ -148,8 +149,38 @@ TEST_P(SoftmaxTest, CapIsRelativelyAccurate) {
         float s = static_cast<float>(sign * x);
         const double want = softcap * std::tanh(static_cast<double>(s) / softcap);
         State state;
-        GetParam()->softmax(&s, 1, nullptr, softcap, &state.m, &state.l);
+        GetParam()->softmax(&s, 1, 0.0f, nullptr, softcap, &state.m, &state.l);
         ASSERT_NEAR(state.m, want, 4e-7 * std::fabs(want)) << x;
+      }
+    }
+  }
+}
+
+TEST_P(SoftmaxTest, MaskBias) {
+  SplitMix64 random(9);
+  for (const bool masked : {false, true}) {
+    for (size_t n = 0; n <= 70; ++n) {
+      GuardedBuffer<uint16_t> mask(n);
+      GuardedBuffer<uint16_t> hidden(n);
+      GuardedBuffer<float> bias(n);
+      for (int seen = 0; seen < 3; ++seen) {  // none, the last cell alone, some
+        bool want_seen = false;
+        for (size_t j = 0; j < n; ++j) {
+          const bool hide = seen == 0 || (seen == 1 && j + 1 < n) || random.Next() % 2 == 0;
+          const bool by_mask = masked && random.Next() % 2 == 0;
+          hidden[j] = hide && !by_mask ? kHalfMinusInfinity : 0;
+          mask[j] = hide && by_mask ? kHalfMinusInfinity
+                                    : FloatToHalf(static_cast<float>(random.Normal()));
+          want_seen = want_seen || !hide;
+        }
+        const bool got = GetParam()->mask_bias(masked ? mask.data() : nullptr, hidden.data(), 0.5f,
+                                               static_cast<int>(n), bias.data());
+        ASSERT_EQ(got, want_seen) << "n " << n;
+        for (size_t j = 0; j < n; ++j) {
+          const float want =
+              HalfToFloat(hidden[j]) + (masked ? 0.5f * HalfToFloat(mask[j]) : 0.0f);
+          ASSERT_EQ(bias[j], want) << "n " << n << " j " << j;
+        }
       }
     }
   }

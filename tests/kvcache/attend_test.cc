@@ -132,14 +132,14 @@ TEST_P(AttendTest, MatchesDoubleReference) {
     }
     p.k = k.store.CodedSide(0);
     p.v = v.store.CodedSide(0);
-    p.skip.assign(c.cells, 0);
+    p.hidden.assign(c.cells, 0);
     std::vector<NewRow> exact_k, exact_v;
     k.store.ListExact(&exact_k);
     v.store.ListExact(&exact_v);
     ASSERT_EQ(exact_k.size(), exact_v.size());
     for (size_t i = 0; i < exact_k.size(); ++i) {
       ASSERT_EQ(exact_k[i].cell, exact_v[i].cell);
-      p.skip[exact_k[i].cell] = 1;
+      p.hidden[exact_k[i].cell] = kHalfMinusInfinity;
       p.exact.push_back({exact_k[i].cell, exact_k[i].values, exact_v[i].values});
     }
     run.RunAll();
@@ -264,7 +264,7 @@ TEST(Attend, ChunkingDoesNotDependOnWhoRunsTheItems) {
     p.out_token_stride = 1024;
     p.k = k.store.CodedSide(0);
     p.v = v.store.CodedSide(0);
-    p.skip.assign(p.cells, 0);
+    p.hidden.assign(p.cells, 0);
     run.Prepare();
     auto each = [&](int n, auto&& item) {
       for (int i = 0; i < n; ++i) item(pass == 0 ? i : n - 1 - i);

@@ -26,6 +26,7 @@ constexpr KernelTable kAvx2KernelTable = {
     .coded_accumulate = CodedAccumulateKernel,
     .dense_scores = DenseScoresKernel,
     .dense_accumulate = DenseAccumulateKernel,
+    .mask_bias = MaskBiasKernel,
     .softmax = SoftmaxKernel,
 };
 

@@ -32,6 +32,7 @@ constexpr KernelTable kAvx512KernelTable = {
     .coded_accumulate = CodedAccumulateKernel,
     .dense_scores = DenseScoresKernel,
     .dense_accumulate = DenseAccumulateKernel,
+    .mask_bias = MaskBiasKernel,
     .softmax = SoftmaxKernel,
 };
 

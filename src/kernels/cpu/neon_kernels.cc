@@ -26,6 +26,7 @@ constexpr KernelTable kNeonKernelTable = {
     .coded_accumulate = CodedAccumulateKernel,
     .dense_scores = DenseScoresKernel,
     .dense_accumulate = DenseAccumulateKernel,
+    .mask_bias = MaskBiasKernel,
     .softmax = SoftmaxKernel,
 };
 

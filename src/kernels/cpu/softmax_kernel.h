@@ -48,28 +48,51 @@ TQ_INLINE FloatVec Tanh(FloatVec x) {
   return CopySign(Div(minus_one, Add(minus_one, Set(2.0f))), x);
 }
 
-// `lanes` values of s, capped and biased; lanes beyond are -inf.
-TQ_INLINE FloatVec Logits(const float* s, const float* bias, float softcap, int lanes) {
+bool MaskBiasKernel(const uint16_t* mask, const uint16_t* hidden, float slope, int n,
+                    float* bias) {
+  const FloatVec nothing = Set(-__builtin_inff());
+  const FloatVec factor = Set(slope);
+  FloatVec top = nothing;
+  int j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    FloatVec b = HalfLoad(hidden + j);
+    if (mask != nullptr) b = Fma(HalfLoad(mask + j), factor, b);
+    Store(bias + j, b);
+    top = Max(top, b);
+  }
+  bool seen = AnyGreater(top, nothing);
+  if (j < n) {
+    FloatVec b = HalfLoadFirst(hidden + j, n - j);
+    if (mask != nullptr) b = Fma(HalfLoadFirst(mask + j, n - j), factor, b);
+    StoreFirst(bias + j, b, n - j);
+    for (; j < n; ++j) seen |= bias[j] > -__builtin_inff();
+  }
+  return seen;
+}
+
+// `lanes` values of s, capped and biased; lanes beyond are of no use.
+TQ_INLINE FloatVec Logits(const float* s, float add, const float* bias, float softcap, int lanes) {
   const bool whole = lanes == kLanes;
-  FloatVec x = whole ? Load(s) : LoadFirst(s, lanes);
+  FloatVec x = Add(whole ? Load(s) : LoadFirst(s, lanes), Set(add));
   if (softcap > 0.0f) x = Mul(Set(softcap), Tanh(Div(x, Set(softcap))));
   if (bias != nullptr) x = Add(x, whole ? Load(bias) : LoadFirst(bias, lanes));
   return x;
 }
 
-float SoftmaxKernel(float* s, int n, const float* bias, float softcap, float* m, float* l) {
+float SoftmaxKernel(float* s, int n, float add, const float* bias, float softcap, float* m,
+                    float* l) {
   const float infinity = __builtin_inff();
   const int whole = n / kLanes * kLanes;
   const int rest = n - whole;
   FloatVec top = Set(*m);
-  if (bias != nullptr || softcap > 0.0f) {
+  if (bias != nullptr || softcap > 0.0f || add != 0.0f) {
     for (int j = 0; j < whole; j += kLanes) {
-      const FloatVec x = Logits(s + j, bias != nullptr ? bias + j : nullptr, softcap, kLanes);
+      const FloatVec x = Logits(s + j, add, bias != nullptr ? bias + j : nullptr, softcap, kLanes);
       Store(s + j, x);
       top = Max(top, x);
     }
     if (rest > 0) {
-      const FloatVec x = Logits(s + whole, bias != nullptr ? bias + whole : nullptr, softcap, rest);
+      const FloatVec x = Logits(s + whole, add, bias != nullptr ? bias + whole : nullptr, softcap, rest);
       StoreFirst(s + whole, x, rest);
     }
   } else {

@@ -152,9 +152,19 @@ void DenseAccumulate(const float* x, int head_dim, const float* p, int ld, int r
   }
 }
 
-float Softmax(float* s, int n, const float* bias, float softcap, float* m, float* l) {
+bool MaskBias(const uint16_t* mask, const uint16_t* hidden, float slope, int n, float* bias) {
+  bool seen = false;
+  for (int j = 0; j < n; ++j) {
+    bias[j] = HalfToFloat(hidden[j]) + (mask != nullptr ? slope * HalfToFloat(mask[j]) : 0.0f);
+    seen = seen || bias[j] > -kInfinity;
+  }
+  return seen;
+}
+
+float Softmax(float* s, int n, float add, const float* bias, float softcap, float* m, float* l) {
   float top = *m;
   for (int j = 0; j < n; ++j) {
+    s[j] += add;
     if (softcap > 0.0f) s[j] = softcap * std::tanh(s[j] / softcap);
     if (bias != nullptr) s[j] += bias[j];
     top = s[j] > top ? s[j] : top;
@@ -189,6 +199,7 @@ constexpr KernelTable kScalarKernelTable = {
     .coded_accumulate = CodedAccumulate,
     .dense_scores = DenseScores,
     .dense_accumulate = DenseAccumulate,
+    .mask_bias = MaskBias,
     .softmax = Softmax,
 };
 
