@@ -1,6 +1,7 @@
-// Speed of the CUDA kernels: decode attention over a table of shapes, encode, append, inner products,
-// beside what the device reads and copies. Buffers rotate (512 MB and more a pass), times are medians
-// of CUDA-graph replays, every timed shape is checked against the double reference first.
+// Speed of the CUDA kernels: decode attention over a table of shapes, encode, append, inner
+// products, beside what the device reads and copies. Buffers rotate (512 MB and more a pass), times
+// are medians of CUDA-graph replays, every timed shape is checked against the double reference
+// first.
 //
 //   cuda_bench [--quick] [--only attention|encode|scores] OUT.json
 #include <cuda_bf16.h>
@@ -55,6 +56,18 @@ __global__ void __launch_bounds__(512) ReadAll(const uint4* in, size_t n, uint32
   if (sum == 0x12345678u) *sink = sum;
 }
 
+__global__ void __launch_bounds__(512) CopyAll(const uint4* in, uint4* out, size_t n) {
+  const size_t step = size_t{gridDim.x} * blockDim.x * 4;
+  for (size_t i = blockIdx.x * size_t{blockDim.x} * 4 + threadIdx.x; i + 3 * blockDim.x < n;
+       i += step) {
+    uint4 v[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) v[k] = __ldcs(in + i + k * blockDim.x);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) __stcs(out + i + k * blockDim.x, v[k]);
+  }
+}
+
 // Median time in us of one of `launches` kernels that `record` puts on the stream.
 double MedianTime(int launches, const std::function<void(cudaStream_t, int)>& record) {
   cudaStream_t stream;
@@ -92,7 +105,7 @@ struct Shape {
   int format_k, format_v;
   int head_dim, kv_heads, group, q_len;
   std::vector<int> lens;
-  int exact = 0;   // rows of each sequence
+  int exact = 0;  // rows of each sequence
   int window = 0;
   int path = TQ_CUDA_PATH_AUTO;
 };
@@ -132,7 +145,9 @@ class BenchCache {
     FillNormal<<<256, 256>>>(queries_.get(), queries_.size(), 2, 1.5f);
     out_ = DeviceBuffer<float>(queries_.size());
     CheckCuda(tq_cuda_make_rotation(s.head_dim, 1, &rotation_, mix_) == TQ_CUDA_OK
-                  ? cudaSuccess : cudaErrorInvalidValue, "rotation");
+                  ? cudaSuccess
+                  : cudaErrorInvalidValue,
+              "rotation");
     device_mix_ = DeviceBuffer<float>(std::vector<float>(mix_, mix_ + 64));
     if (rotation_.m > 1) rotation_.mix = device_mix_.get();
     lens_ = DeviceBuffer<int32_t>(std::vector<int32_t>(s.lens.begin(), s.lens.end()));
@@ -256,10 +271,12 @@ class BenchCache {
     std::vector<uint8_t> records(static_cast<size_t>(pages) * record_bytes_);
     std::vector<int32_t> table(static_cast<size_t>(pages));
     for (int i = 0; i < pages; ++i) {
-      const size_t physical = static_cast<size_t>(tables_host_[static_cast<size_t>(b) * pages_ + i]);
+      const size_t physical =
+          static_cast<size_t>(tables_host_[static_cast<size_t>(b) * pages_ + i]);
       CheckCuda(cudaMemcpy(records.data() + static_cast<size_t>(i) * record_bytes_,
                            records_.get() + (physical * s.kv_heads + head) * record_bytes_,
-                           record_bytes_, cudaMemcpyDeviceToHost), "page");
+                           record_bytes_, cudaMemcpyDeviceToHost),
+                "page");
       table[static_cast<size_t>(i)] = i;
     }
     const std::vector<__nv_bfloat16> queries = queries_.Download(), source = source_.Download();
@@ -282,9 +299,9 @@ class BenchCache {
     const std::vector<float> got = out_.Download();
     double worst = 0;
     for (int row = 0; row < s.q_len * s.group; ++row) {
-      const size_t at = static_cast<size_t>(b * p.out_sequence_stride +
-                                            row / s.group * p.out_token_stride +
-                                            (head * s.group + row % s.group) * d);
+      const size_t at =
+          static_cast<size_t>(b * p.out_sequence_stride + row / s.group * p.out_token_stride +
+                              (head * s.group + row % s.group) * d);
       double error = 0, norm = 0;
       for (int i = 0; i < d; ++i) {
         const double w = want.out[static_cast<size_t>(row) * d + i];
@@ -299,7 +316,6 @@ class BenchCache {
 
   int sets() const { return sets_; }
   int batch() const { return batch_; }
-  size_t set_bytes() const { return set_bytes_; }
   int64_t tokens() const {
     int64_t n = 0;
     for (const int len : shape_.lens) n += len;
@@ -355,7 +371,8 @@ Roofline MeasureRoofline(Report* report) {
                                          sink.get());
   });
   const double copy = MedianTime(3, [&](cudaStream_t stream, int) {
-    cudaMemcpyAsync(b.get(), a.get(), kBytes, cudaMemcpyDeviceToDevice, stream);
+    CopyAll<<<132 * 8, 512, 0, stream>>>(reinterpret_cast<const uint4*>(a.get()),
+                                         reinterpret_cast<uint4*>(b.get()), kBytes / 16);
   });
   const Roofline r{kBytes / read * 1e-3, 2 * kBytes / copy * 1e-3};
   char line[200];
@@ -383,10 +400,12 @@ bool TimeAttention(const Shape& s, const tq_cuda_device& device, const Roofline&
   for (const tq_cuda_item& item : items) {
     if (item.exact == 0) pages_read += item.end - item.begin;
   }
-  const double bytes = pages_read / plan.row_tiles *
-                       static_cast<double>(tq_cuda_record_bytes(s.format_k, s.format_v, s.head_dim));
+  const double bytes =
+      pages_read / plan.row_tiles *
+      static_cast<double>(tq_cuda_record_bytes(s.format_k, s.format_v, s.head_dim));
   const int least = bytes < 2e8 ? 64 : bytes < 2e9 ? 8 : 2;
-  const int launches = std::max(cache.sets(), (least + cache.sets() - 1) / cache.sets() * cache.sets());
+  const int launches =
+      std::max(cache.sets(), (least + cache.sets() - 1) / cache.sets() * cache.sets());
   std::vector<double> runs;
   for (int i = 0; i < 3; ++i) {
     runs.push_back(MedianTime(launches, [&](cudaStream_t stream, int k) {
@@ -409,16 +428,17 @@ bool TimeAttention(const Shape& s, const tq_cuda_device& device, const Roofline&
                 plan.path == TQ_CUDA_PATH_INT8 ? "int8" : "pair", plan.config, plan.num_items, us,
                 runs[0], runs[2], bytes, gbps, gbps / roofline.read, error);
   report->Add(line);
-  std::printf("%-28s k%d v%d %s items %4d cfg %d: %9.2f us (%.2f-%.2f) %7.1f GB/s %5.1f %% err %.1e\n",
-              s.name.c_str(), s.format_k, s.format_v,
-              plan.path == TQ_CUDA_PATH_INT8 ? "int8" : "pair", plan.num_items, plan.config, us,
-              runs[0], runs[2], gbps, 100 * gbps / roofline.read, error);
+  std::printf(
+      "%-28s k%d v%d %s items %4d cfg %d: %9.2f us (%.2f-%.2f) %7.1f GB/s %5.1f %% err %.1e\n",
+      s.name.c_str(), s.format_k, s.format_v, plan.path == TQ_CUDA_PATH_INT8 ? "int8" : "pair",
+      plan.num_items, plan.config, us, runs[0], runs[2], gbps, 100 * gbps / roofline.read, error);
   std::fflush(stdout);
   return error <= 1e-3;
 }
 
 void TimeEncode(int format, int batch, int tokens, Report* report, const Roofline& roofline) {
-  Shape s{"encode", format, format, 128, 8, 4, 1, std::vector<int>(static_cast<size_t>(batch), 8192)};
+  Shape s{"encode", format, format, 128,
+          8,        4,      1,      std::vector<int>(static_cast<size_t>(batch), 8192)};
   BenchCache cache(s, size_t{256} << 20);
   const DeviceBuffer<int32_t> first(
       std::vector<int32_t>(static_cast<size_t>(batch), tokens == 1 ? 8100 : 0));
@@ -448,8 +468,8 @@ void TimeEncode(int format, int batch, int tokens, Report* report, const Rooflin
                 format, batch, tokens, us, count / us * 1e6, bytes / us * 1e-3,
                 bytes / us * 1e-3 / roofline.copy);
   report->Add(line);
-  std::printf("encode turbo%d B%d x %d tokens: %.2f us, %.2e rows/s, %.1f %% of copy\n", format, batch,
-              tokens, us, count / us * 1e6, 100 * bytes / us * 1e-3 / roofline.copy);
+  std::printf("encode turbo%d B%d x %d tokens: %.2f us, %.2e rows/s, %.1f %% of copy\n", format,
+              batch, tokens, us, count / us * 1e6, 100 * bytes / us * 1e-3 / roofline.copy);
 }
 
 void TimeScores(int format, int rows, Report* report) {
@@ -469,9 +489,10 @@ void TimeScores(int format, int rows, Report* report) {
     tq_cuda_scores(&p, stream);
   });
   char line[200];
-  std::snprintf(line, sizeof(line),
-                "{\"kind\":\"scores\",\"format\":%d,\"queries\":%d,\"us\":%.3f,\"rows_per_s\":%.3e}",
-                format, rows, us, kTokens / us * 1e6);
+  std::snprintf(
+      line, sizeof(line),
+      "{\"kind\":\"scores\",\"format\":%d,\"queries\":%d,\"us\":%.3f,\"rows_per_s\":%.3e}", format,
+      rows, us, kTokens / us * 1e6);
   report->Add(line);
   std::printf("scores turbo%d, %d queries: %.2e rows/s\n", format, rows, kTokens / us * 1e6);
 }
@@ -499,7 +520,8 @@ std::vector<Shape> Shapes(bool quick) {
                                    1000,   700,   500,   300,   200,  100,  64,   1};
   for (const int format : {4, 3}) {
     for (const int d : {64, 256}) {
-      shapes.push_back({"d" + std::to_string(d) + " B8 32K", format, format, d, 8, 4, 1, even(8, 32768)});
+      shapes.push_back(
+          {"d" + std::to_string(d) + " B8 32K", format, format, d, 8, 4, 1, even(8, 32768)});
     }
     shapes.push_back({"GQA8 B8 32K", format, format, 128, 8, 8, 1, even(8, 32768)});
     shapes.push_back({"MHA B8 8K", format, format, 128, 32, 1, 1, even(8, 8192)});

@@ -160,11 +160,11 @@ __device__ __forceinline__ void ApplySigns(const tq_cuda_rotation& r, float (&x)
 
 // softcap * tanh(s / softcap) of a logit in units of log2(e), without losing small values.
 __device__ __forceinline__ float Softcap(float s, float softcap) {
-  const float x = s * kLn2 / softcap;
+  const float x = s * kLn2 * Reciprocal(softcap);
   const float e = Exp2(-2.0f * kLog2e * fabsf(x));
   const float t = fabsf(x) < 0.05f
                       ? fabsf(x) * (1.0f - x * x * (1.0f / 3.0f - x * x * (2.0f / 15.0f)))
-                      : (1.0f - e) / (1.0f + e);
+                      : (1.0f - e) * Reciprocal(1.0f + e);
   return copysignf(softcap * kLog2e * t, s);
 }
 

@@ -19,11 +19,12 @@
 
 namespace turboquant::cuda {
 
-template <int kKeyBits_, int kValueBits_, int kDim_, int kTiles_, bool kSlim>
+template <int kKeyBits_, int kValueBits_, int kDim_, int kTiles_, bool kSlim, bool kExtras_>
 struct Int8Shape {
   static constexpr Int8Config kConfig = Int8ConfigOf(kKeyBits_, kValueBits_, kDim_, kTiles_, kSlim);
   static constexpr int kKeyBits = kKeyBits_, kValueBits = kValueBits_, kDim = kDim_;
   static constexpr int kTiles = kTiles_;
+  static constexpr bool kExtras = kExtras_;  // key means and softcap
   static constexpr int kWarps = kConfig.warps, kStages = kConfig.stages;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kRows = kRowsPerTile * kTiles;
@@ -159,10 +160,22 @@ struct Int8Warp {
   static constexpr int kChains = S::kDim == 256 ? 2 : 4;  // 16-token tiles at a time
   static constexpr int kQueryWords = S::kDim / 16;
 
+  ByteTables k_tables, v_tables;
   uint32_t q[kTiles][kQueryWords];
   float q_scale[kTiles];
   float o[kTiles][S::kDim / 8];  // dim 8 i + g, row t
   float m[kTiles], l[kTiles];
+
+  // PRMT takes registers: kept there, not read again from the arguments.
+  static __device__ __forceinline__ ByteTables InRegisters(ByteTables t) {
+    asm volatile("" : "+r"(t.a[0]), "+r"(t.a[1]), "+r"(t.b[0]), "+r"(t.b[1]));
+    return t;
+  }
+
+  __device__ __forceinline__ void LoadTables(const AttentionArgs& a) {
+    k_tables = InRegisters(a.k_tables);
+    v_tables = InRegisters(a.v_tables);
+  }
 
   __device__ __forceinline__ void LoadQuery(const Int8Shared<S>& sh, int g, int t) {
 #pragma unroll
@@ -209,8 +222,8 @@ struct Int8Warp {
 #pragma unroll
         for (int c = 0; c < kChains; ++c) {
           MmaLookUp<S::kKeyBits, kTiles, false, kChains>(acc, c, words[2 * c * kWords + j],
-                                                         words[(2 * c + 1) * kWords + j],
-                                                         a.k_tables, a.high_half, b);
+                                                         words[(2 * c + 1) * kWords + j], k_tables,
+                                                         a.high_half, b);
         }
       }
       if (first == 0) UnpackScales(LoadShared16(page + S::kKeyScales + g * 16), key_scale);
@@ -354,7 +367,7 @@ struct Int8Warp {
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
           MmaLookUp<S::kValueBits, kTiles, true, 4>(acc, c, words[4 * c + 2 * half],
-                                                    words[4 * c + 2 * half + 1], a.v_tables,
+                                                    words[4 * c + 2 * half + 1], v_tables,
                                                     a.high_half, with);
         }
       }

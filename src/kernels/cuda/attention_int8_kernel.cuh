@@ -14,6 +14,7 @@ struct RowPlace {
 };
 
 __device__ __forceinline__ RowPlace PlaceOfRow(const AttentionArgs& a, int kv_head, int row) {
+  if (a.p.q_len == 1) return {0, kv_head * a.p.group + row};
   return {row / a.p.group, kv_head * a.p.group + row % a.p.group};
 }
 
@@ -301,12 +302,24 @@ __device__ __forceinline__ void MergeWarps(const AttentionArgs& a, Int8Shared<S>
   }
 }
 
+template <int kWords>
+__device__ __forceinline__ void UnpackRow(const uint4 (&words)[kWords], int dtype,
+                                          float (&x)[8 * kWords]) {
+#pragma unroll
+  for (int i = 0; i < 4 * kWords; ++i) {
+    const uint32_t word = Component(words[i / 4], i % 4);
+    x[2 * i] = WordToFloat(word, 0, dtype);
+    x[2 * i + 1] = WordToFloat(word, 1, dtype);
+  }
+}
+
 // Exact rows: 8 lanes a token, 4 tokens a warp, one softmax state each; merged, rotated, and added
-// to the partials like coded ones.
+// to the partials like coded ones. Not inlined: it must not take registers from the walk over
+// pages.
 template <class S>
-__device__ __forceinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* sh,
-                                            float* memory, const tq_cuda_item& item, int kv_head,
-                                            int row_tile, int warp, int lane) {
+__device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* sh, float* memory,
+                                         const tq_cuda_item& item, int kv_head, int row_tile,
+                                         int warp, int lane) {
   constexpr int kPart = S::kDim / 8;
   constexpr int kStates = S::kExactStates;
   float* values = memory;                           // [state][dim][4]
@@ -335,35 +348,57 @@ __device__ __forceinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S
       const int row = row_tile * S::kRows + 4 * n + r;
       mask[r] = LoadRowMask(a, item.sequence, total, min(row / a.p.group, a.p.q_len - 1));
     }
-    for (int first = item.begin + warp * 4; first < end; first += S::kWarps * 4) {
-      const int token = first + slot;
-      const bool there = token < end;
-      const int64_t at = base + static_cast<int64_t>(there ? token : first) * x.token_stride;
-      float k[kPart], v[kPart];
-      LoadValues(x.k, x.dtype, at, k);
-      LoadValues(x.v, x.dtype, at, v);
-      const int position =
-          a.p.exact_position != nullptr
-              ? __ldg(a.p.exact_position + static_cast<int64_t>(item.sequence) * a.p.exact_stride +
-                      (there ? token : first))
-              : total - exact_len + token;
+    // Several rows are asked for at once: a load waits behind all pages that other CTAs asked for.
+    constexpr int kAhead = 256 / S::kDim;
+    for (int first = item.begin + warp * 4 + slot; first - slot < end;
+         first += kAhead * S::kWarps * 4) {
+      uint4 k_words[kAhead][kPart / 8], v_words[kAhead][kPart / 8];
+      int position[kAhead];
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const float* q = sh->q_plain + (4 * n + r) * S::kDim + part * kPart;
-        float s = 0.0f;
+      for (int j = 0; j < kAhead; ++j) {
+        const int token = first + j * S::kWarps * 4;
+        const int64_t at = base + static_cast<int64_t>(min(token, end - 1)) * x.token_stride;
+        const uint4* k_from =
+            reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(x.k) + at);
+        const uint4* v_from =
+            reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(x.v) + at);
 #pragma unroll
-        for (int i = 0; i < kPart; ++i) s = fmaf(q[i], k[i], s);
-        s += __shfl_xor_sync(kAllLanes, s, 1);
-        s += __shfl_xor_sync(kAllLanes, s, 2);
-        s += __shfl_xor_sync(kAllLanes, s, 4);
-        if (a.p.softcap > 0.0f) s = Softcap(s, a.p.softcap);
-        if (!there || !mask[r].Sees(position)) s = -INFINITY;
-        const float most = fmaxf(m[r], s);
-        const float keep = Exp2(m[r] - most), p = Exp2(s - most);
-        m[r] = most;
-        l[r] = fmaf(l[r], keep, p);
+        for (int i = 0; i < kPart / 8; ++i) {
+          k_words[j][i] = __ldg(k_from + i);
+          v_words[j][i] = __ldg(v_from + i);
+        }
+        position[j] = total - exact_len + token;
+        if (a.p.exact_position != nullptr) {
+          position[j] =
+              __ldg(a.p.exact_position + static_cast<int64_t>(item.sequence) * a.p.exact_stride +
+                    min(token, end - 1));
+        }
+      }
 #pragma unroll
-        for (int i = 0; i < kPart; ++i) o[r][i] = fmaf(o[r][i], keep, p * v[i]);
+      for (int j = 0; j < kAhead; ++j) {
+        const int token = first + j * S::kWarps * 4;
+        if (token - slot >= end) break;
+        float k[kPart], v[kPart];
+        UnpackRow(k_words[j], x.dtype, k);
+        UnpackRow(v_words[j], x.dtype, v);
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          const float* q = sh->q_plain + (4 * n + r) * S::kDim + part * kPart;
+          float s = 0.0f;
+#pragma unroll
+          for (int i = 0; i < kPart; ++i) s = fmaf(q[i], k[i], s);
+          s += __shfl_xor_sync(kAllLanes, s, 1);
+          s += __shfl_xor_sync(kAllLanes, s, 2);
+          s += __shfl_xor_sync(kAllLanes, s, 4);
+          if (S::kExtras && a.p.softcap > 0.0f) s = Softcap(s, a.p.softcap);
+          if (token >= end || !mask[r].Sees(position[j])) s = -INFINITY;
+          const float most = fmaxf(m[r], s);
+          const float keep = Exp2(m[r] - most), p = Exp2(s - most);
+          m[r] = most;
+          l[r] = fmaf(l[r], keep, p);
+#pragma unroll
+          for (int i = 0; i < kPart; ++i) o[r][i] = fmaf(o[r][i], keep, p * v[i]);
+        }
       }
     }
     __syncthreads();  // the states of the tile before are merged
@@ -379,16 +414,22 @@ __device__ __forceinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S
       state_l[state * 4 + part] = sum;
     }
     __syncthreads();
-    if (tid < 4) {
-      float most = kNoLogit, sum = 0.0f;
-      for (int k = 0; k < kStates; ++k) most = fmaxf(most, state_m[k * 4 + tid]);
-      for (int k = 0; k < kStates; ++k) {
-        const float w = Exp2(state_m[k * 4 + tid] - most);
-        weight[k * 4 + tid] = w;
-        sum = fmaf(w, state_l[k * 4 + tid], sum);
+    for (int row = warp; row < 4; row += S::kWarps) {
+      // One state a lane (there are at most 32).
+      const bool there = lane < kStates;
+      const float mine = there ? state_m[lane * 4 + row] : kNoLogit;
+      float most = mine;
+#pragma unroll
+      for (int h = 1; h < 32; h *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, h));
+      const float w = Exp2(mine - most);
+      float sum = there ? w * state_l[lane * 4 + row] : 0.0f;
+#pragma unroll
+      for (int h = 1; h < 32; h *= 2) sum += __shfl_xor_sync(kAllLanes, sum, h);
+      if (there) weight[lane * 4 + row] = w;
+      if (lane == 0) {
+        sh->row_m[4 * n + row] = most;
+        sh->row_l[4 * n + row] = sum;
       }
-      sh->row_m[4 * n + tid] = most;
-      sh->row_l[4 * n + tid] = sum;
     }
     __syncthreads();
     for (int d = tid; d < S::kDim; d += S::kThreads) {
@@ -431,17 +472,51 @@ __device__ __forceinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S
   FinishPartial(a, sh, item, kv_head, row_tile, memory, warp, lane);
 }
 
+// Where the pages of one sequence and kv head are.
+template <class S>
+struct PageSource {
+  const int* table;
+  const int* mean_table;
+  const uint8_t* records;  // of the kv head in physical page 0
+  const uint16_t* means;   // of the kv head, mean 0
+  int heads;
+  int mean_tokens;
+
+  __device__ __forceinline__ PageSource(const tq_cuda_cache& c, int sequence, int kv_head)
+      : table(c.page_table + static_cast<int64_t>(sequence) * c.page_stride),
+        mean_table(c.mean_table + static_cast<int64_t>(sequence) * c.mean_stride),
+        records(static_cast<const uint8_t*>(c.records) +
+                static_cast<size_t>(kv_head) * S::kRecordBytes),
+        means(c.means + kv_head * S::kDim),
+        heads(c.num_kv_heads),
+        mean_tokens(c.mean_tokens) {}
+
+  // Index of the key mean of a page; -1: none.
+  __device__ __forceinline__ int MeanOf(int page) const {
+    if (!S::kExtras || mean_tokens == 0) return -1;
+    return __ldg(mean_table + page * kTileTokens / mean_tokens);
+  }
+
+  // Asks for a page and its mean; true if there is one.
+  __device__ __forceinline__ bool Request(const PageRing<S::kStages, S::kStageBytes>& ring,
+                                          int stage, int page_index, int mean_index) const {
+    const uint8_t* record = records + static_cast<size_t>(page_index) * heads * S::kRecordBytes;
+    const bool mean = S::kExtras && mean_index >= 0;
+    ring.Request(stage, record, S::kRecordBytes,
+                 means + (mean ? static_cast<size_t>(mean_index) * heads * S::kDim : 0),
+                 mean ? 2 * S::kDim : 0);
+    return mean;
+  }
+};
+
 // The pages of one warp: item.begin + warp, + kWarps, ...
 template <class S>
 __device__ __forceinline__ void WalkPages(const AttentionArgs& a, const Int8Shared<S>& sh,
                                           const PageRing<S::kStages, S::kStageBytes>& ring,
                                           Int8Warp<S>* state, const tq_cuda_item& item,
-                                          const int* table, const uint8_t* records, int kv_head,
-                                          int row_tile, int coded_len, int total, int end,
-                                          int page_index, int mean_index, uint32_t has_mean,
-                                          int warp, int lane) {
-  constexpr int kMeanBytes = 2 * S::kDim;
-  const int heads = a.p.cache.num_kv_heads;
+                                          const PageSource<S>& source, int row_tile, int coded_len,
+                                          int total, int end, int page_index, int mean_index,
+                                          uint32_t has_mean, int warp, int lane) {
   const int first_hidden = min(coded_len, total - a.p.q_len - a.p.coded_begin + 1);
   const int window_begin =
       a.p.window > 0 ? total - a.p.window - a.p.coded_begin : 0;  // of the last query token
@@ -455,8 +530,10 @@ __device__ __forceinline__ void WalkPages(const AttentionArgs& a, const Int8Shar
     float s[S::kTiles][8];
     state->Logits(a, at, lane, s);
     uint4 value_scales = LoadShared16(at + S::kValueScales + (lane >> 2) * 16);
-    if ((has_mean >> stage) & 1u) state->AddMean(sh, at + S::kRecordBytes, lane, s);
-    if (a.p.softcap > 0.0f) {
+    if constexpr (S::kExtras) {
+      if ((has_mean >> stage) & 1u) state->AddMean(sh, at + S::kRecordBytes, lane, s);
+    }
+    if (S::kExtras && a.p.softcap > 0.0f) {
 #pragma unroll
       for (int n = 0; n < S::kTiles; ++n) {
 #pragma unroll
@@ -464,7 +541,7 @@ __device__ __forceinline__ void WalkPages(const AttentionArgs& a, const Int8Shar
       }
     }
     const int token = page * kTileTokens;
-    if (token + kTileTokens > first_hidden || token < window_begin) {
+    if (__builtin_expect(token + kTileTokens > first_hidden || token < window_begin, 0)) {
       state->Mask(a, item, total, coded_len, token, row_tile, lane, s, &value_scales);
     }
     uint32_t b[S::kTiles][2][2];
@@ -473,21 +550,15 @@ __device__ __forceinline__ void WalkPages(const AttentionArgs& a, const Int8Shar
     state->Accumulate(a, at, lane, b, inverse);
     __syncwarp();
     if (next < end) {
-      const uint8_t* record =
-          records + (static_cast<size_t>(page_index) * heads + kv_head) * S::kRecordBytes;
-      const bool mean = mean_index >= 0;
-      ring.Request(stage, record, S::kRecordBytes,
-                   a.p.cache.means +
-                       (static_cast<size_t>(mean ? mean_index : 0) * heads + kv_head) * S::kDim,
-                   mean ? kMeanBytes : 0);
-      has_mean = (has_mean & ~(1u << stage)) | ((mean ? 1u : 0u) << stage);
+      if (source.Request(ring, stage, page_index, mean_index)) {
+        has_mean |= 1u << stage;
+      } else {
+        has_mean &= ~(1u << stage);
+      }
       next += S::kWarps;
       if (next < end) {
-        page_index = __ldg(table + next);
-        if (a.p.cache.mean_tokens > 0) {
-          mean_index = __ldg(a.p.cache.mean_table + item.sequence * a.p.cache.mean_stride +
-                             next * kTileTokens / a.p.cache.mean_tokens);
-        }
+        page_index = __ldg(source.table + next);
+        mean_index = source.MeanOf(next);
       }
     } else {
       ring.Skip();
@@ -513,8 +584,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
   __shared__ Int8Shared<S> sh;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   const tq_cuda_item item = LoadItem(a);
-  const int kv_head = item.head_tile / a.plan.row_tiles;
-  const int row_tile = item.head_tile % a.plan.row_tiles;
+  int kv_head = item.head_tile, row_tile = 0;
+  if (a.plan.row_tiles > 1) {
+    kv_head = item.head_tile / a.plan.row_tiles;
+    row_tile = item.head_tile % a.plan.row_tiles;
+  }
 
   QueryRows<S> query;
   query.Load(a, item, kv_head, row_tile, warp, lane);
@@ -525,11 +599,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
     return;
   }
 
-  const tq_cuda_cache& cache = a.p.cache;
-  const int* table = cache.page_table + static_cast<int64_t>(item.sequence) * cache.page_stride;
-  const int* mean_table =
-      cache.mean_table + static_cast<int64_t>(item.sequence) * cache.mean_stride;
-  const uint8_t* records = static_cast<const uint8_t*>(cache.records);
+  const PageSource<S> source(a.p.cache, item.sequence, kv_head);
   const PageRing<S::kStages, S::kStageBytes> ring(
       SharedAddress(memory) + warp * S::kStages * S::kStageBytes,
       SharedAddress(sh.barriers) + warp * S::kStages * 8, lane);
@@ -538,10 +608,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
 #pragma unroll
   for (int i = 0; i <= S::kStages; ++i) {
     const int page = item.begin + warp + i * S::kWarps;
-    page_index[i] = page < item.end ? __ldg(table + page) : 0;
-    mean_index[i] = page < item.end && cache.mean_tokens > 0
-                        ? __ldg(mean_table + page * kTileTokens / cache.mean_tokens)
-                        : -1;
+    page_index[i] = page < item.end ? __ldg(source.table + page) : 0;
+    mean_index[i] = page < item.end ? source.MeanOf(page) : -1;
   }
   const int total = TotalLength(a, item.sequence, coded_len);
   const int end = min(item.end, (coded_len + kTileTokens - 1) / kTileTokens);
@@ -550,13 +618,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
   for (int i = 0; i < S::kStages; ++i) {
     const int page = item.begin + warp + i * S::kWarps;
     if (page < end) {
-      const size_t heads = cache.num_kv_heads;
-      const bool mean = mean_index[i] >= 0;
-      ring.Request(i, records + (page_index[i] * heads + kv_head) * S::kRecordBytes,
-                   S::kRecordBytes,
-                   cache.means + ((mean ? mean_index[i] : 0) * heads + kv_head) * S::kDim,
-                   mean ? 2 * S::kDim : 0);
-      has_mean |= (mean ? 1u : 0u) << i;
+      if (source.Request(ring, i, page_index[i], mean_index[i])) has_mean |= 1u << i;
     } else {
       ring.Skip();
     }
@@ -564,8 +626,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
   query.Store(a, &sh, warp, lane);
   __syncthreads();
   Int8Warp<S> state;
+  state.LoadTables(a);
   state.LoadQuery(sh, lane >> 2, lane & 3);
-  WalkPages(a, sh, ring, &state, item, table, records, kv_head, row_tile, coded_len, total, end,
+  WalkPages(a, sh, ring, &state, item, source, row_tile, coded_len, total, end,
             page_index[S::kStages], mean_index[S::kStages], has_mean, warp, lane);
   MergeWarps(a, &sh, reinterpret_cast<float*>(memory), &state, item, kv_head, row_tile, warp, lane);
 }

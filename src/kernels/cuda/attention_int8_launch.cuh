@@ -7,12 +7,22 @@
 
 namespace turboquant::cuda {
 
+template <int kKeyBits, int kValueBits, int kDim, int kTiles, bool kExtras>
+cudaError_t LaunchInt8Config(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  if (args.plan.config == 0) {
+    return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, false, kExtras>>(args, grid,
+                                                                                     stream);
+  }
+  return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, true, kExtras>>(args, grid,
+                                                                                  stream);
+}
+
 template <int kKeyBits, int kValueBits, int kDim, int kTiles>
 cudaError_t LaunchInt8Tiles(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
-  if (args.plan.config == 0) {
-    return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, false>>(args, grid, stream);
+  if (args.p.softcap > 0.0f || args.p.cache.mean_tokens > 0) {
+    return LaunchInt8Config<kKeyBits, kValueBits, kDim, kTiles, true>(args, grid, stream);
   }
-  return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, true>>(args, grid, stream);
+  return LaunchInt8Config<kKeyBits, kValueBits, kDim, kTiles, false>(args, grid, stream);
 }
 
 template <int kKeyBits, int kValueBits, int kDim>

@@ -126,8 +126,8 @@ void AppendItems(const std::vector<Sequence>& sequences, const tq_cuda_plan_requ
         item.partials = partials;
         item.partial = partial + i;
         if (i < s.splits) {
-          item.begin = s.first_page + static_cast<int>(int64_t{s.pages} * i / s.splits);
-          item.end = s.first_page + static_cast<int>(int64_t{s.pages} * (i + 1) / s.splits);
+          item.begin = s.first_page + SplitBegin(i, s.pages / s.splits, s.pages % s.splits);
+          item.end = s.first_page + SplitBegin(i + 1, s.pages / s.splits, s.pages % s.splits);
         } else {
           item.exact = 1;
           item.begin = (i - s.splits) * kExactRowsPerItem;
@@ -249,7 +249,9 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r) {
       // One wide CTA an SM is best if it leaves few SMs idle.
       const int splits = EvenSplits(sequences[0], heads, r.num_sms, shape.wide.warps);
       const int ctas = heads * (splits + sequences[0].exact_items);
-      wide = ctas <= r.num_sms && ctas * 20 >= r.num_sms * 17;
+      // With exact rows that holds only where their item is one of many.
+      const bool few_exact = sequences[0].exact_items == 0 || splits >= 8;
+      wide = few_exact && ctas <= r.num_sms && ctas * 20 >= r.num_sms * 17;
       if (wide) {
         slots = r.num_sms;
         least = shape.wide.warps;
@@ -272,7 +274,8 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r) {
   if (even) {
     plan.splits = sequences[0].splits + sequences[0].exact_items;
     plan.first_page = sequences[0].first_page;
-    plan.num_pages = sequences[0].pages;
+    plan.split_pages = sequences[0].pages / sequences[0].splits;
+    plan.split_extra = sequences[0].pages % sequences[0].splits;
     plan.exact_rows = sequences[0].exact_items > 0 ? r.exact_len[0] : 0;
   }
   plan.num_partials = plan.num_items;

@@ -45,6 +45,11 @@ struct AttentionPlan {
 // The request is supported.
 AttentionPlan PlanAttention(const tq_cuda_plan_request& request);
 
+// First page of a split, the first `extra` of which have one page more than `pages`.
+TQ_HD inline int SplitBegin(int split, int pages, int extra) {
+  return split * pages + (split < extra ? split : extra);
+}
+
 // The item of a CTA of a uniform plan; the kernels compute the same.
 TQ_HD inline tq_cuda_item UniformItem(const tq_cuda_plan& plan, int split, int head_tile,
                                       int head_tiles, int sequence) {
@@ -54,16 +59,13 @@ TQ_HD inline tq_cuda_item UniformItem(const tq_cuda_plan& plan, int split, int h
   item.first_partial = (sequence * head_tiles + head_tile) * plan.splits;
   item.partials = plan.splits;
   item.partial = item.first_partial + split;
-  const int coded = plan.splits - (plan.exact_rows > 0 ? 1 : 0);
-  item.exact = split >= coded ? 1 : 0;
+  item.exact = plan.exact_rows > 0 && split == plan.splits - 1 ? 1 : 0;
   if (item.exact != 0) {
     item.begin = 0;
     item.end = plan.exact_rows;
   } else {
-    item.begin =
-        plan.first_page + static_cast<int>(static_cast<int64_t>(split) * plan.num_pages / coded);
-    item.end = plan.first_page +
-               static_cast<int>(static_cast<int64_t>(split + 1) * plan.num_pages / coded);
+    item.begin = plan.first_page + SplitBegin(split, plan.split_pages, plan.split_extra);
+    item.end = plan.first_page + SplitBegin(split + 1, plan.split_pages, plan.split_extra);
   }
   return item;
 }

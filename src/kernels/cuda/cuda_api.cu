@@ -57,8 +57,8 @@ bool ValidAttention(const tq_cuda_attention& p) {
                  8 ==
              0 &&
          p.window >= 0 && p.softcap >= 0.0f && p.coded_begin >= 0 &&
-         (p.exact_len == nullptr ||
-          (ValidRows(p.exact, true) && (p.exact_position == nullptr || p.exact_stride > 0)));
+         (p.exact_len == nullptr || (ValidRows(p.exact, true) && p.exact.dtype != TQ_CUDA_F32 &&
+                                     (p.exact_position == nullptr || p.exact_stride > 0)));
 }
 
 tq_cuda_status Attend(const tq_cuda_plan& plan, const tq_cuda_attention& p,

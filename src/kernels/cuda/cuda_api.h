@@ -149,10 +149,12 @@ typedef struct tq_cuda_plan {
   int32_t row_tile;  // query rows of one kv head that one CTA serves
   int32_t row_tiles;
   int32_t num_items;
-  int32_t uniform;                // 1: items follow from the block index, no item list is needed
-  int32_t splits;                 // uniform: items of one sequence and head
-  int32_t first_page, num_pages;  // uniform
-  int32_t exact_rows;             // uniform: 0, or rows of the last item
+  int32_t uniform;      // 1: items follow from the block index, no item list is needed
+  int32_t splits;       // uniform: items of one sequence and head
+  int32_t first_page;   // uniform
+  int32_t split_pages;  // uniform: pages of an item, and of the first split_extra one more
+  int32_t split_extra;
+  int32_t exact_rows;  // uniform: 0, or rows of the last item
   int32_t num_partials;
   size_t workspace_bytes;  // device; zero it once, before the first run with it
 } tq_cuda_plan;

@@ -21,14 +21,18 @@ struct EncodeShared {
   static constexpr int kPitch = kDim + 4;  // bytes of a row of codes; an odd number of words
   alignas(16) uint8_t codes[kTileTokens * kPitch];  // tile nibbles, or codes of rows
   float thresholds[256];
-  float centroids[256];
+  float2 centroids[256];  // and their squares
 };
 
 // The scale and the codes of one row; codes as bytes in v's order.
 template <int kBits, int kDim>
 __device__ __forceinline__ uint16_t QuantizeRow(const RowLanes<kDim>& y, const float* thresholds,
-                                                const float* centroids, float inverse_rms,
+                                                const float2* centroids, float inverse_rms,
                                                 uint32_t (&codes)[kDim / 16]) {
+  // The first two steps of the search compare with three thresholds: kept in registers.
+  constexpr int kHalf = 1 << (kBits - 1), kQuarter = kHalf / 2;
+  const float middle = thresholds[kHalf - 1];
+  const float lower = thresholds[kQuarter - 1], upper = thresholds[kHalf + kQuarter - 1];
   float dot[4] = {0, 0, 0, 0}, norm[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int k = 0; k < kDim / 16; ++k) {
@@ -37,14 +41,16 @@ __device__ __forceinline__ uint16_t QuantizeRow(const RowLanes<kDim>& y, const f
     for (int e = 0; e < 4; ++e) {
       const float value = y.v[4 * k + e];
       const float u = value * inverse_rms;
-      int code = 0;
+      const bool above = u > middle;
+      int code = above ? kHalf : 0;
+      if (u > (above ? upper : lower)) code += kQuarter;
 #pragma unroll
-      for (int step = 1 << (kBits - 1); step > 0; step /= 2) {
+      for (int step = kQuarter / 2; step > 0; step /= 2) {
         if (u > thresholds[code + step - 1]) code += step;
       }
-      const float c = centroids[code];
-      dot[e] = dot[e] + value * c;
-      norm[e] = norm[e] + c * c;
+      const float2 c = centroids[code];
+      dot[e] = dot[e] + value * c.x;
+      norm[e] = norm[e] + c.y;
       codes[k] |= static_cast<uint32_t>(code) << (8 * e);
     }
   }
@@ -52,34 +58,51 @@ __device__ __forceinline__ uint16_t QuantizeRow(const RowLanes<kDim>& y, const f
   return ScaleToHalf(FitScale(ScaleRule::kLeastSquares, 0.0f, d, n, kDim));
 }
 
-// Selector words of (quad, lane) from the page's nibbles in shared memory.
+// Selector words of (quad, lane) of keys from the page's nibbles in shared memory.
 template <int kDim>
-__device__ __forceinline__ void GatherQuad(const uint8_t* codes, bool value_side, int quad,
-                                           int lane, uint32_t (&s)[4]) {
+__device__ __forceinline__ void GatherKeyQuad(const uint8_t* codes, int quad, int lane,
+                                              uint32_t (&s)[4]) {
   constexpr int kPitch = EncodeShared<kDim>::kPitch;
+  constexpr int kWords = kDim / 32;
   const int g = lane >> 2, t = lane & 3;
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
+    const int n = 4 * quad + j;
+    const uint32_t* row = reinterpret_cast<const uint32_t*>(
+        codes + (8 * (n / kWords) + g) * kPitch + t * (kDim / 4) + 8 * (n % kWords));
     s[j] = 0;
-    if (value_side) {
-      const uint8_t* column = codes + (32 * (j / 2) + t) * kPitch + 16 * quad + 8 * (j % 2) + g;
 #pragma unroll
-      for (int n = 0; n < 8; ++n) {
-        s[j] |= static_cast<uint32_t>(column[(4 * (n / 4) + 8 * (n % 4)) * kPitch]) << (4 * n);
-      }
-    } else {
-      constexpr int kWords = kDim / 32;
-      const int n = 4 * quad + j;
-      const uint32_t* row = reinterpret_cast<const uint32_t*>(
-          codes + (8 * (n / kWords) + g) * kPitch + t * (kDim / 4) + 8 * (n % kWords));
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint32_t four = row[half];
-        // Bytes 0x0d0c0b0a to nibbles 0xdcba.
-        const uint32_t pairs = (four | (four >> 4)) & 0x00FF00FFu;
-        s[j] |= ((pairs | (pairs >> 8)) & 0xFFFFu) << (16 * half);
-      }
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t four = row[half];
+      // Bytes 0x0d0c0b0a to nibbles 0xdcba.
+      const uint32_t pairs = (four | (four >> 4)) & 0x00FF00FFu;
+      s[j] |= ((pairs | (pairs >> 8)) & 0xFFFFu) << (16 * half);
     }
+  }
+}
+
+// Selector words of 4 neighbouring dims of values, lanes (g, t) to (g + 3, t): s[dim][word].
+template <int kDim>
+__device__ __forceinline__ void GatherValueQuads(const uint8_t* codes, int quad, int g, int t,
+                                                 uint32_t (&s)[4][4]) {
+  constexpr int kPitch = EncodeShared<kDim>::kPitch;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const uint8_t* column = codes + (32 * (j / 2) + t) * kPitch + 16 * quad + 8 * (j % 2) + g;
+    uint32_t pair[4];  // nibbles 2 n and 2 n + 1 of the 4 dims, a byte each
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      const auto row = [&](int i) {
+        return *reinterpret_cast<const uint32_t*>(column + (4 * (i / 4) + 8 * (i % 4)) * kPitch);
+      };
+      pair[n] = row(2 * n) | (row(2 * n + 1) << 4);
+    }
+    const uint32_t low01 = Prmt(pair[0], pair[1], 0x5140), high01 = Prmt(pair[0], pair[1], 0x7362);
+    const uint32_t low23 = Prmt(pair[2], pair[3], 0x5140), high23 = Prmt(pair[2], pair[3], 0x7362);
+    s[0][j] = Prmt(low01, low23, 0x5410);
+    s[1][j] = Prmt(low01, low23, 0x7632);
+    s[2][j] = Prmt(high01, high23, 0x5410);
+    s[3][j] = Prmt(high01, high23, 0x7632);
   }
 }
 
@@ -101,27 +124,44 @@ __device__ __forceinline__ uint32_t NibbleMask(bool value_side, int quad, int j,
   return mask;
 }
 
+// Stores the quad of a lane; tokens outside of [begin, end) keep their nibbles.
+template <int kDim>
+__device__ __forceinline__ void BlendQuad(uint32_t* area, int bits, bool value_side, int quad,
+                                          int lane, int begin, int end, uint32_t (&s)[4]) {
+  if (begin != 0 || end != kTileTokens) {
+    uint32_t old[4];
+    LoadQuad(bits, area, kDim, quad, lane, old);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const uint32_t mask = NibbleMask<kDim>(value_side, quad, j, lane, begin, end);
+      s[j] = (s[j] & mask) | (old[j] & ~mask);
+    }
+  }
+  if (bits == 4) {
+    reinterpret_cast<uint4*>(area)[quad * 32 + lane] = make_uint4(s[0], s[1], s[2], s[3]);
+  } else {
+    StoreQuad(bits, area, kDim, quad, lane, s);
+  }
+}
+
 template <int kDim>
 __device__ __forceinline__ void StoreFragments(const uint8_t* codes, uint32_t* area, int bits,
                                                bool value_side, int begin, int end) {
-  const bool whole = begin == 0 && end == kTileTokens;
-  for (int i = threadIdx.x; i < kDim * 2; i += kThreads) {
-    const int quad = i / 32, lane = i % 32;
-    uint32_t s[4];
-    GatherQuad<kDim>(codes, value_side, quad, lane, s);
-    if (!whole) {
-      uint32_t old[4];
-      LoadQuad(bits, area, kDim, quad, lane, old);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const uint32_t mask = NibbleMask<kDim>(value_side, quad, j, lane, begin, end);
-        s[j] = (s[j] & mask) | (old[j] & ~mask);
-      }
+  if (!value_side) {
+    for (int i = threadIdx.x; i < kDim * 2; i += kThreads) {
+      uint32_t s[4];
+      GatherKeyQuad<kDim>(codes, i / 32, i % 32, s);
+      BlendQuad<kDim>(area, bits, false, i / 32, i % 32, begin, end, s);
     }
-    if (bits == 4) {
-      reinterpret_cast<uint4*>(area)[i] = make_uint4(s[0], s[1], s[2], s[3]);
-    } else {
-      StoreQuad(bits, area, kDim, quad, lane, s);
+    return;
+  }
+  for (int i = threadIdx.x; i < kDim / 2; i += kThreads) {
+    const int quad = i / 8, t = i & 3, g = i & 4;
+    uint32_t s[4][4];
+    GatherValueQuads<kDim>(codes, quad, g, t, s);
+#pragma unroll
+    for (int dim = 0; dim < 4; ++dim) {
+      BlendQuad<kDim>(area, bits, true, quad, 4 * (g + dim) + t, begin, end, s[dim]);
     }
   }
 }
@@ -154,20 +194,17 @@ __global__ void __launch_bounds__(kThreads) EncodePages(const __grid_constant__ 
   const tq_cuda_cache& cache = a.p.cache;
   const int b = blockIdx.z, head = blockIdx.y >> 1;
   const bool value_side = (blockIdx.y & 1) != 0;
+  const TileFormat format = value_side ? a.layout.v : a.layout.k;
+  const int bits = format.bits;
+  // The codebook is on its way while the row's place is looked up.
+  const int entry = static_cast<int>(threadIdx.x) < 1 << bits ? threadIdx.x : 0;
+  const float centroid = Centroids(bits)[entry];
+  const float threshold = Thresholds(bits)[entry > 0 ? entry - 1 : 0];
   const int first = __ldg(a.p.first_token + b), count = __ldg(a.p.num_rows + b);
   const int page = first / kTileTokens + blockIdx.x;
   const int begin = max(first - page * kTileTokens, 0);
   const int end = min(first + count - page * kTileTokens, kTileTokens);
   if (begin >= end) return;
-  const TileFormat format = value_side ? a.layout.v : a.layout.k;
-  const int bits = format.bits;
-  const float* thresholds = Thresholds(bits);
-  const float* centroids = Centroids(bits);
-  for (int i = threadIdx.x; i < 1 << bits; i += kThreads) {
-    sh.centroids[i] = centroids[i];
-    if (i + 1 < 1 << bits) sh.thresholds[i] = thresholds[i];
-  }
-  __syncthreads();
 
   const int slot = threadIdx.x >> 2, l = threadIdx.x & 3;
   const bool active = slot >= begin && slot < end;
@@ -189,6 +226,11 @@ __global__ void __launch_bounds__(kThreads) EncodePages(const __grid_constant__ 
 #pragma unroll
     for (int i = 0; i < kDim / 4; ++i) y.v[i] = 0.0f;
   }
+  if (static_cast<int>(threadIdx.x) < 1 << bits) {
+    sh.centroids[entry] = make_float2(centroid, centroid * centroid);
+    if (entry > 0) sh.thresholds[entry - 1] = threshold;
+  }
+  __syncthreads();
   if (!value_side && cache.mean_tokens > 0) {
     const int mean = __ldg(cache.mean_table + static_cast<int64_t>(b) * cache.mean_stride +
                            page * kTileTokens / cache.mean_tokens);

@@ -20,13 +20,44 @@ struct RowLanes {
 
   float v[kDim / 4];
 
+  // All loads first, then the conversion: the type is the same for all of them.
   __device__ __forceinline__ void Load(const void* base, int dtype, int64_t at, int l) {
+    if (dtype == TQ_CUDA_F32) {
+      const float* from = static_cast<const float*>(base) + at + 4 * l;
+#pragma unroll
+      for (int k = 0; k < kBlocks; ++k) {
+        const float4 x = __ldg(reinterpret_cast<const float4*>(from + 16 * k));
+        v[4 * k] = x.x;
+        v[4 * k + 1] = x.y;
+        v[4 * k + 2] = x.z;
+        v[4 * k + 3] = x.w;
+      }
+      return;
+    }
+    const uint16_t* from = static_cast<const uint16_t*>(base) + at + 4 * l;
+    uint2 words[kBlocks];
 #pragma unroll
     for (int k = 0; k < kBlocks; ++k) {
-      float x[4];
-      LoadValues(base, dtype, at + 16 * k + 4 * l, x);
+      words[k] = __ldg(reinterpret_cast<const uint2*>(from + 16 * k));
+    }
+    if (dtype == TQ_CUDA_BF16) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) v[4 * k + e] = x[e];
+      for (int k = 0; k < kBlocks; ++k) {
+        v[4 * k] = __uint_as_float(words[k].x << 16);
+        v[4 * k + 1] = __uint_as_float(words[k].x & 0xFFFF0000u);
+        v[4 * k + 2] = __uint_as_float(words[k].y << 16);
+        v[4 * k + 3] = __uint_as_float(words[k].y & 0xFFFF0000u);
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < kBlocks; ++k) {
+        const float2 low = __half22float2(reinterpret_cast<const __half2&>(words[k].x));
+        const float2 high = __half22float2(reinterpret_cast<const __half2&>(words[k].y));
+        v[4 * k] = low.x;
+        v[4 * k + 1] = low.y;
+        v[4 * k + 2] = high.x;
+        v[4 * k + 3] = high.y;
+      }
     }
   }
 

@@ -266,9 +266,8 @@ cudaError_t LaunchScores(const tq_cuda_scores_params& p, const RecordLayout& lay
   constexpr int kMostCtas = 4096;
   const int ctas = (p.num_tokens + 8 * kWarps - 1) / (8 * kWarps);
   const dim3 grid(static_cast<unsigned>(ctas < kMostCtas ? ctas : kMostCtas));
-  WithHeadDim(layout.head_dim, [&](auto dim) {
-    ScoreRows<dim.value><<<grid, 32 * kWarps, 0, stream>>>(args);
-  });
+  WithHeadDim(layout.head_dim,
+              [&](auto dim) { ScoreRows<dim.value><<<grid, 32 * kWarps, 0, stream>>>(args); });
   return cudaGetLastError();
 }
 
