@@ -40,7 +40,7 @@ struct Int8Shape {
   // After the loop the ring holds: one partial a warp, the sum, rows by group.
   static constexpr int kMergeFloats =
       kWarps * (4 * kQuads + kRows) + 4 * kQuads + kGroups * kRows * kDim;
-  static constexpr int kExactStates = 4 * kWarps;
+  static constexpr int kExactStates = kWarps;
   static constexpr int kExactFloats = kExactStates * (4 * kDim + 12) + kRows * kDim;
   static constexpr int kRingBytes = kWarps * kStages * kStageBytes;
   static constexpr int Max(int a, int b) { return a > b ? a : b; }
@@ -105,27 +105,33 @@ __device__ __forceinline__ void LoadSelectors(uint32_t area, int first, int lane
   }
 }
 
-// Accumulates one k step: A from the selector words x (rows g) and y (rows g + 8), whose upper
-// halves go to the upper half of k. B: the words of every column block.
-template <int kBits, int kTiles, bool kUnsignedB, int kStride>
-__device__ __forceinline__ void MmaLookUp(int (&acc)[kTiles][kStride][4], int chain, uint32_t x,
-                                          uint32_t y, const ByteTables& tables, uint32_t one,
-                                          const uint32_t (&b)[kTiles][2]) {
-  const auto look = [&](const uint32_t* table, uint32_t u, uint32_t v) {
-    const uint32_t uh = HighHalf(u, one), vh = HighHalf(v, one);
-    const uint32_t a[4] = {Prmt(table[0], table[1], u), Prmt(table[0], table[1], v),
-                           Prmt(table[0], table[1], uh), Prmt(table[0], table[1], vh)};
+// Accumulates one k step of kChains row tiles: A from the selector words x (rows g) and y (rows
+// g + 8), whose upper halves go to the upper half of k. B: the words of every column block. The
+// chains take turns, so that no product waits for the one before it.
+template <int kBits, int kTiles, bool kUnsignedB, int kChains>
+__device__ __forceinline__ void MmaLookUp(int (&acc)[kTiles][kChains][4],
+                                          const uint32_t (&x)[kChains],
+                                          const uint32_t (&y)[kChains], const ByteTables& tables,
+                                          uint32_t one, const uint32_t (&b)[kTiles][2]) {
+  const auto look = [&](const uint32_t* table, uint32_t flip) {
 #pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-      if constexpr (kUnsignedB) {
-        MmaUnsigned(acc[n][chain], a, b[n][0], b[n][1]);
-      } else {
-        MmaSigned(acc[n][chain], a, b[n][0], b[n][1]);
+    for (int c = 0; c < kChains; ++c) {
+      const uint32_t u = x[c] ^ flip, v = y[c] ^ flip;
+      const uint32_t uh = HighHalf(u, one), vh = HighHalf(v, one);
+      const uint32_t a[4] = {Prmt(table[0], table[1], u), Prmt(table[0], table[1], v),
+                             Prmt(table[0], table[1], uh), Prmt(table[0], table[1], vh)};
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        if constexpr (kUnsignedB) {
+          MmaUnsigned(acc[n][c], a, b[n][0], b[n][1]);
+        } else {
+          MmaSigned(acc[n][c], a, b[n][0], b[n][1]);
+        }
       }
     }
   };
-  look(tables.a, x, y);
-  if constexpr (kBits == 4) look(tables.b, x ^ 0x88888888u, y ^ 0x88888888u);
+  look(tables.a, 0);
+  if constexpr (kBits == 4) look(tables.b, 0x88888888u);
 }
 
 __device__ __forceinline__ void UnpackScales(uint4 v, float (&x)[8]) {
@@ -219,12 +225,13 @@ struct Int8Warp {
           b[n][0] = q[n][2 * j];
           b[n][1] = q[n][2 * j + 1];
         }
+        uint32_t x[kChains], y[kChains];
 #pragma unroll
         for (int c = 0; c < kChains; ++c) {
-          MmaLookUp<S::kKeyBits, kTiles, false, kChains>(acc, c, words[2 * c * kWords + j],
-                                                         words[(2 * c + 1) * kWords + j], k_tables,
-                                                         a.high_half, b);
+          x[c] = words[2 * c * kWords + j];
+          y[c] = words[(2 * c + 1) * kWords + j];
         }
+        MmaLookUp<S::kKeyBits, kTiles, false, kChains>(acc, x, y, k_tables, a.high_half, b);
       }
       if (first == 0) UnpackScales(LoadShared16(page + S::kKeyScales + g * 16), key_scale);
 #pragma unroll
@@ -364,12 +371,13 @@ struct Int8Warp {
           with[n][0] = b[n][half][0];
           with[n][1] = b[n][half][1];
         }
+        uint32_t x[4], y[4];
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-          MmaLookUp<S::kValueBits, kTiles, true, 4>(acc, c, words[4 * c + 2 * half],
-                                                    words[4 * c + 2 * half + 1], v_tables,
-                                                    a.high_half, with);
+          x[c] = words[4 * c + 2 * half];
+          y[c] = words[4 * c + 2 * half + 1];
         }
+        MmaLookUp<S::kValueBits, kTiles, true, 4>(acc, x, y, v_tables, a.high_half, with);
       }
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {

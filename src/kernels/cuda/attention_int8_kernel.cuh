@@ -61,7 +61,7 @@ struct QueryRows {
       for (int i = 0; i < S::kLaneDims; ++i) most = fmaxf(most, fabsf(x[k][i]));
 #pragma unroll
       for (int h = 1; h < 32; h *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, h));
-      const float to_int = 16256.0f / most;
+      const float to_int = 16256.0f * Reciprocal(most);
 #pragma unroll
       for (int i = 0; i < S::kLaneDims; ++i) {
         const int v = __float2int_rn(x[k][i] * to_int);
@@ -302,120 +302,153 @@ __device__ __forceinline__ void MergeWarps(const AttentionArgs& a, Int8Shared<S>
   }
 }
 
-template <int kWords>
-__device__ __forceinline__ void UnpackRow(const uint4 (&words)[kWords], int dtype,
-                                          float (&x)[8 * kWords]) {
-#pragma unroll
-  for (int i = 0; i < 4 * kWords; ++i) {
-    const uint32_t word = Component(words[i / 4], i % 4);
-    x[2 * i] = WordToFloat(word, 0, dtype);
-    x[2 * i + 1] = WordToFloat(word, 1, dtype);
-  }
-}
+// n consecutive 16-bit values of a row as words, and as floats.
+template <int n>
+struct RawRow {
+  uint32_t words[n / 2];
 
-// Exact rows: 8 lanes a token, 4 tokens a warp, one softmax state each; merged, rotated, and added
-// to the partials like coded ones. Not inlined: it must not take registers from the walk over
-// pages.
+  __device__ __forceinline__ void Load(const void* base, int64_t at) {
+    const uint16_t* from = static_cast<const uint16_t*>(base) + at;
+    if constexpr (n == 2) {
+      words[0] = __ldg(reinterpret_cast<const uint32_t*>(from));
+    } else if constexpr (n == 4) {
+      const uint2 v = __ldg(reinterpret_cast<const uint2*>(from));
+      words[0] = v.x;
+      words[1] = v.y;
+    } else {
+      const uint4 v = __ldg(reinterpret_cast<const uint4*>(from));
+      words[0] = v.x;
+      words[1] = v.y;
+      words[2] = v.z;
+      words[3] = v.w;
+    }
+  }
+
+  __device__ __forceinline__ void Unpack(int dtype, float (&x)[n]) const {
+#pragma unroll
+    for (int i = 0; i < n; ++i) x[i] = WordToFloat(words[i / 2], i & 1, dtype);
+  }
+};
+
+// Exact rows: a warp takes 8 tokens at a time, all its lanes one token's dims; 32 products (8
+// tokens x 4 query rows) are summed over lanes so that each lane ends with one. States merge like
+// those of coded pages, after a rotation. Not inlined: it must not take registers from the walk
+// over pages.
 template <class S>
 __device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* sh, float* memory,
                                          const tq_cuda_item& item, int kv_head, int row_tile,
                                          int warp, int lane) {
-  constexpr int kPart = S::kDim / 8;
+  constexpr int kPart = S::kLaneDims;
   constexpr int kStates = S::kExactStates;
+  constexpr int kBatch = 8;
   float* values = memory;                           // [state][dim][4]
   float* state_m = values + kStates * 4 * S::kDim;  // [state][4]
   float* state_l = state_m + kStates * 4;
   float* weight = state_l + kStates * 4;
   float* rows = weight + kStates * 4;  // [rows][dim], rotated
-  const int slot = lane >> 3, part = lane & 7, state = warp * 4 + slot;
-  const int coded_len = a.p.coded_len != nullptr ? __ldg(a.p.coded_len + item.sequence) : 0;
+  const int coded_len = __ldg(a.p.coded_len + item.sequence);
   const int total = TotalLength(a, item.sequence, coded_len);
   const int exact_len = __ldg(a.p.exact_len + item.sequence);
   const int end = min(item.end, exact_len);
   const tq_cuda_rows& x = a.p.exact;
-  const int64_t base = item.sequence * x.sequence_stride + kv_head * x.head_stride + part * kPart;
-  const int tid = threadIdx.x;
+  const int64_t base = item.sequence * x.sequence_stride + kv_head * x.head_stride + lane * kPart;
+  const int tid = threadIdx.x, state = warp;
 
   for (int n = 0; n < S::kTiles; ++n) {
-    float m[4], l[4], o[4][kPart];
-    RowMask mask[4];
+    float q[4][kPart], o[4][kPart];
+    float m = kNoLogit, l = 0.0f;  // of row lane % 4
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      m[r] = kNoLogit;
-      l[r] = 0.0f;
 #pragma unroll
-      for (int i = 0; i < kPart; ++i) o[r][i] = 0.0f;
-      const int row = row_tile * S::kRows + 4 * n + r;
-      mask[r] = LoadRowMask(a, item.sequence, total, min(row / a.p.group, a.p.q_len - 1));
-    }
-    // Several rows are asked for at once: a load waits behind all pages that other CTAs asked for.
-    constexpr int kAhead = 256 / S::kDim;
-    for (int first = item.begin + warp * 4 + slot; first - slot < end;
-         first += kAhead * S::kWarps * 4) {
-      uint4 k_words[kAhead][kPart / 8], v_words[kAhead][kPart / 8];
-      int position[kAhead];
-#pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        const int token = first + j * S::kWarps * 4;
-        const int64_t at = base + static_cast<int64_t>(min(token, end - 1)) * x.token_stride;
-        const uint4* k_from =
-            reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(x.k) + at);
-        const uint4* v_from =
-            reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(x.v) + at);
-#pragma unroll
-        for (int i = 0; i < kPart / 8; ++i) {
-          k_words[j][i] = __ldg(k_from + i);
-          v_words[j][i] = __ldg(v_from + i);
-        }
-        position[j] = total - exact_len + token;
-        if (a.p.exact_position != nullptr) {
-          position[j] =
-              __ldg(a.p.exact_position + static_cast<int64_t>(item.sequence) * a.p.exact_stride +
-                    min(token, end - 1));
-        }
+      for (int i = 0; i < kPart; ++i) {
+        o[r][i] = 0.0f;
+        q[r][i] = sh->q_plain[(4 * n + r) * S::kDim + lane * kPart + i];
       }
+    }
+    const int mask_row = row_tile * S::kRows + 4 * n + (lane & 3);
+    const RowMask mask =
+        LoadRowMask(a, item.sequence, total, min(mask_row / a.p.group, a.p.q_len - 1));
+    for (int first = item.begin + warp * kBatch; first < end; first += S::kWarps * kBatch) {
+      RawRow<kPart> k_raw[kBatch], v_raw[kBatch];
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        const int token = first + j * S::kWarps * 4;
-        if (token - slot >= end) break;
-        float k[kPart], v[kPart];
-        UnpackRow(k_words[j], x.dtype, k);
-        UnpackRow(v_words[j], x.dtype, v);
+      for (int j = 0; j < kBatch; ++j) {
+        const int64_t at = base + static_cast<int64_t>(min(first + j, end - 1)) * x.token_stride;
+        k_raw[j].Load(x.k, at);
+        v_raw[j].Load(x.v, at);
+      }
+      const int token = first + (lane >> 2);
+      int position = total - exact_len + token;
+      if (a.p.exact_position != nullptr) {
+        position =
+            __ldg(a.p.exact_position + static_cast<int64_t>(item.sequence) * a.p.exact_stride +
+                  min(token, end - 1));
+      }
+      float product[4 * kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        float k[kPart];
+        k_raw[j].Unpack(x.dtype, k);
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
-          const float* q = sh->q_plain + (4 * n + r) * S::kDim + part * kPart;
-          float s = 0.0f;
+          float sum = 0.0f;
 #pragma unroll
-          for (int i = 0; i < kPart; ++i) s = fmaf(q[i], k[i], s);
-          s += __shfl_xor_sync(kAllLanes, s, 1);
-          s += __shfl_xor_sync(kAllLanes, s, 2);
-          s += __shfl_xor_sync(kAllLanes, s, 4);
-          if (S::kExtras && a.p.softcap > 0.0f) s = Softcap(s, a.p.softcap);
-          if (token >= end || !mask[r].Sees(position[j])) s = -INFINITY;
-          const float most = fmaxf(m[r], s);
-          const float keep = Exp2(m[r] - most), p = Exp2(s - most);
-          m[r] = most;
-          l[r] = fmaf(l[r], keep, p);
+          for (int i = 0; i < kPart; ++i) sum = fmaf(q[r][i], k[i], sum);
+          product[4 * j + r] = sum;
+        }
+      }
+      // Halves the number of products and of lanes at each step: lane i ends with product i.
 #pragma unroll
-          for (int i = 0; i < kPart; ++i) o[r][i] = fmaf(o[r][i], keep, p * v[i]);
+      for (int h = 16; h >= 1; h /= 2) {
+        const bool upper = (lane & h) != 0;
+#pragma unroll
+        for (int i = 0; i < h; ++i) {
+          const float give = upper ? product[i] : product[i + h];
+          const float keep = upper ? product[i + h] : product[i];
+          product[i] = keep + __shfl_xor_sync(kAllLanes, give, h);
+        }
+      }
+      float s = product[0];
+      if (S::kExtras && a.p.softcap > 0.0f) s = Softcap(s, a.p.softcap);
+      if (token >= end || !mask.Sees(position)) s = -INFINITY;
+      float most = fmaxf(m, s);
+#pragma unroll
+      for (int h = 4; h < 32; h *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, h));
+      const float keep = Exp2(m - most), p = Exp2(s - most);
+      float sum = p;
+#pragma unroll
+      for (int h = 4; h < 32; h *= 2) sum += __shfl_xor_sync(kAllLanes, sum, h);
+      m = most;
+      l = fmaf(l, keep, sum);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const float factor = __shfl_sync(kAllLanes, keep, r);
+#pragma unroll
+        for (int i = 0; i < kPart; ++i) o[r][i] *= factor;
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        float v[kPart];
+        v_raw[j].Unpack(x.dtype, v);
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          const float w = __shfl_sync(kAllLanes, p, 4 * j + r);
+#pragma unroll
+          for (int i = 0; i < kPart; ++i) o[r][i] = fmaf(w, v[i], o[r][i]);
         }
       }
     }
     __syncthreads();  // the states of the tile before are merged
 #pragma unroll
     for (int i = 0; i < kPart; ++i) {
-      *reinterpret_cast<float4*>(values + (state * S::kDim + part * kPart + i) * 4) =
+      *reinterpret_cast<float4*>(values + (state * S::kDim + lane * kPart + i) * 4) =
           make_float4(o[0][i], o[1][i], o[2][i], o[3][i]);
     }
-    if (part < 4) {
-      const float mine = part == 0 ? m[0] : part == 1 ? m[1] : part == 2 ? m[2] : m[3];
-      const float sum = part == 0 ? l[0] : part == 1 ? l[1] : part == 2 ? l[2] : l[3];
-      state_m[state * 4 + part] = mine;
-      state_l[state * 4 + part] = sum;
+    if (lane < 4) {
+      state_m[state * 4 + lane] = m;
+      state_l[state * 4 + lane] = l;
     }
     __syncthreads();
     for (int row = warp; row < 4; row += S::kWarps) {
-      // One state a lane (there are at most 32).
       const bool there = lane < kStates;
       const float mine = there ? state_m[lane * 4 + row] : kNoLogit;
       float most = mine;
@@ -423,9 +456,9 @@ __device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* 
       for (int h = 1; h < 32; h *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, h));
       const float w = Exp2(mine - most);
       float sum = there ? w * state_l[lane * 4 + row] : 0.0f;
+      if (there) weight[lane * 4 + row] = w;
 #pragma unroll
       for (int h = 1; h < 32; h *= 2) sum += __shfl_xor_sync(kAllLanes, sum, h);
-      if (there) weight[lane * 4 + row] = w;
       if (lane == 0) {
         sh->row_m[4 * n + row] = most;
         sh->row_l[4 * n + row] = sum;
@@ -583,6 +616,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
   extern __shared__ __align__(128) uint8_t memory[];
   __shared__ Int8Shared<S> sh;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  // The arguments span many lines of the constant cache: each warp asks for one, all at once.
+  constexpr int kLineWords = 32;
+  const uint32_t line = reinterpret_cast<const uint32_t*>(
+      &a)[warp * kLineWords < static_cast<int>(sizeof(a) / 4) ? warp * kLineWords : 0];
+  asm volatile("" ::"r"(line));
   const tq_cuda_item item = LoadItem(a);
   int kv_head = item.head_tile, row_tile = 0;
   if (a.plan.row_tiles > 1) {

@@ -251,7 +251,8 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r) {
       const int ctas = heads * (splits + sequences[0].exact_items);
       // With exact rows that holds only where their item is one of many.
       const bool few_exact = sequences[0].exact_items == 0 || splits >= 8;
-      wide = few_exact && ctas <= r.num_sms && ctas * 20 >= r.num_sms * 17;
+      wide = few_exact && sequences[0].pages <= kMostWidePages * splits && ctas <= r.num_sms &&
+             ctas * 20 >= r.num_sms * 17;
       if (wide) {
         slots = r.num_sms;
         least = shape.wide.warps;

@@ -7,6 +7,9 @@
 
 namespace turboquant::cuda {
 
+// Longer items than this are better cut up among the slim configuration's more warps: a warp's own
+// latency, not memory, is then the limit.
+inline constexpr int kMostWidePages = 160;
 // Query rows of one tensor-core column block: 4 rows x {high, low} byte.
 inline constexpr int kRowsPerTile = 4;
 inline constexpr int kMaxPartials = 64;
