@@ -284,6 +284,9 @@ std::vector<CudaCase> ConformanceCases() {
       c.q_len = n, c.tree = true, c.coded_len = {257, 40}, c.tail = {24, 17};
     });
   }
+  add("tree at the end of a page", [](CudaCase& c) {
+    c.q_len = 4, c.tree = true, c.coded_len = {64, 128}, c.tail = {3, 3};
+  });
   for (const int window : {1, 64, 100, 500}) {
     add("window " + std::to_string(window), [&](CudaCase& c) {
       c.window = window, c.coded_len = {1000, 77, 512}, c.tail = {20, 20, 20}, c.q_len = 2;

@@ -180,10 +180,10 @@ __device__ __forceinline__ RowSum FinishRowSum(float m, float l, const float* si
     const float most = fmaxf(m, sink);
     const float keep = Exp2(m - most);
     const float sum = fmaf(l, keep, Exp2(sink - most));
-    return {keep / sum, (most + log2f(sum)) * kLn2};
+    return {keep * Reciprocal(sum), (most + log2f(sum)) * kLn2};
   }
   if (!(l > 0.0f)) return {0.0f, -INFINITY};
-  return {1.0f / l, (m + log2f(l)) * kLn2};
+  return {Reciprocal(l), (m + log2f(l)) * kLn2};
 }
 
 }  // namespace turboquant::cuda

@@ -550,7 +550,9 @@ __device__ __forceinline__ void WalkPages(const AttentionArgs& a, const Int8Shar
                                           const PageSource<S>& source, int row_tile, int coded_len,
                                           int total, int end, int page_index, int mean_index,
                                           uint32_t has_mean, int warp, int lane) {
-  const int first_hidden = min(coded_len, total - a.p.q_len - a.p.coded_begin + 1);
+  // From here on tokens may be hidden; all rows of a causal mask see the first query's token.
+  const int first_hidden =
+      min(coded_len, total - a.p.q_len - a.p.coded_begin + (a.p.tree_mask != nullptr ? 0 : 1));
   const int window_begin =
       a.p.window > 0 ? total - a.p.window - a.p.coded_begin : 0;  // of the last query token
   const float value_step = a.v_tables.unit * (1.0f / 65280.0f);
