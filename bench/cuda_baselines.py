@@ -4,8 +4,9 @@
   cuda_baselines.py OUT.json [SECONDS]
 
 bf16 by PyTorch's flash and cuDNN attention and by a split-KV kernel in Triton (tuned on the spot),
-FP8 (e4m3) by the same Triton kernel. 32 query heads, 8 kv heads, head_dim 128. Rotating buffers of
-at least 512 MB, CUDA-graph replays, medians; every result is checked against float64.
+FP8 (e4m3) by the same Triton kernel; both by FlashInfer too where it is installed. 32 query heads, 8
+kv heads, head_dim 128. Rotating buffers of at least 512 MB, CUDA-graph replays, medians; every result
+is checked against float64.
 """
 
 import json
@@ -18,6 +19,8 @@ import torch.nn.functional as functional
 import triton
 import triton.language as tl
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import cuda_flashinfer
 
 Q_HEADS, KV_HEADS, DIM = 32, 8, 128
 GROUP = Q_HEADS // KV_HEADS
@@ -126,6 +129,13 @@ class Baselines:
 
     def __init__(self):
         self.rows = []
+        self.has_flashinfer = cuda_flashinfer.available()
+        if self.has_flashinfer:
+            try:
+                cuda_flashinfer.warm(Q_HEADS, KV_HEADS, DIM)
+            except Exception as failure:  # it compiles: anything may go wrong, none of it is ours
+                print("flashinfer left out: %s" % str(failure)[:300])
+                self.has_flashinfer = False
         self.kept = {}  # kind -> configurations that were best on the tuning shape
 
     def add(self, batch, length, kind, name, us, error):
@@ -169,12 +179,32 @@ class Baselines:
                    torch.empty(batch * Q_HEADS * 528, device="cuda"),
                    torch.empty(batch, Q_HEADS, DIM, device="cuda", dtype=torch.bfloat16))
         self.triton("bf16", "triton", batch, length, sets, q, k, v, buffers, error)
+        self.flashinfer("bf16", batch, length, q, k, v, error)
         k8, v8 = (torch.empty_like(x, dtype=torch.float8_e4m3fn) for x in (k, v))
         for i in range(sets):
             for b in range(batch):
                 k8[i, b], v8[i, b] = k[i, b].to(k8.dtype), v[i, b].to(v8.dtype)
         del k, v
         self.triton("fp8", "triton e4m3", batch, length, sets, q, k8, v8, buffers, error)
+        self.flashinfer("fp8", batch, length, q, k8, v8, error)
+
+    def flashinfer(self, kind, batch, length, q, k, v, error):
+        if not self.has_flashinfer:
+            return
+        try:
+            wrapper, indices = cuda_flashinfer.planned(batch, length, Q_HEADS, KV_HEADS, DIM, k.dtype)
+            pages = []
+            for i in range(k.shape[0]):  # bytes are moved: not every type can be permuted
+                pages.append(tuple(cuda_flashinfer.paged(x[i].view(torch.uint8), indices).view(x.dtype)
+                                   for x in (k, v)))
+            rows = q.view(batch, Q_HEADS, DIM)
+            wrong = error(wrapper.run(rows, pages[0]))
+            us = graph_time([lambda i=i: wrapper.run(rows, pages[i]) for i in range(len(pages))])
+            self.add(batch, length, kind, "flashinfer tensor cores", us, wrong)
+        except RuntimeError as failure:
+            print("B%d %dK flashinfer %s: %s" % (batch, length // 1024, kind,
+                                                 str(failure).splitlines()[0][:90]))
+            torch.cuda.synchronize()
 
     def triton(self, kind, name, batch, length, sets, q, k, v, buffers, error):
         def run(config, splits, repeats):
@@ -215,6 +245,7 @@ def main():
     with open(out, "w", encoding="utf-8") as file:
         json.dump({"device": torch.cuda.get_device_name(0), "torch": torch.__version__,
                    "triton": triton.__version__, "cudnn": torch.backends.cudnn.version(),
+                   "flashinfer": cuda_flashinfer.version(),
                    "rows": baselines.rows}, file, indent=1)
     print("%.0f s" % (time.time() - start))
 
