@@ -213,7 +213,7 @@ struct Coded {
       StoreTileRow(form, stride, j, row.data(), codes.data());
     }
   }
-  CodedTiles At(int j) const { return {bits, d, codes.data(), scales.data(), j, form}; }
+  CodedTiles At(int j) const { return {static_cast<Format>(bits), d, codes.data(), scales.data(), j, form}; }
 
   int bits;
   int d;

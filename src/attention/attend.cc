@@ -73,7 +73,7 @@ void AddMeanLogits(const uint16_t* id, int n, const float* q_mean, int capacity,
 }
 
 CodedTiles TilesAt(const Side& s, int kv_head, int cell) {
-  return {s.bits, s.head_dim, s.codes + kv_head * s.head_code_stride,
+  return {s.format, s.head_dim, s.codes + kv_head * s.head_code_stride,
           s.scales + kv_head * s.head_scale_stride, s.first_cell + cell, s.form};
 }
 
@@ -103,7 +103,7 @@ void AttentionRun::Prepare() {
     const size_t all_rows = static_cast<size_t>(p.num_kv_heads) * l.rows;
     l.q_plain = take(all_rows * l.kd);
     l.prepared = PreparedQueryBytes(l.kd) / sizeof(float);
-    l.q_coded = p.k.bits != 0 ? take(all_rows * l.prepared) : 0;
+    l.q_coded = IsCoded(p.k.format) ? take(all_rows * l.prepared) : 0;
     l.q_mean = take(all_rows * p.k.means.capacity);
     // One more state per row than chunks: the exact segment.
     l.partial = l.direct ? 0 : take(all_rows * (l.chunks + 1) * l.state);
@@ -137,7 +137,7 @@ void AttentionRun::ProjectItem(int item) {
         (kv_head * p.group + r % p.group) * p.q_head_stride);
     float* to = plain + static_cast<size_t>(r) * l.kd;
     for (int d = 0; d < l.kd; ++d) to[d] = q[d] * p.scale;
-    if (p.k.bits == 0) continue;
+    if (!IsCoded(p.k.format)) continue;
     kernels_->rotate(p.k.rotation, to, rotated);
     kernels_->prepare_queries(rotated, l.kd, 1, coded + r * l.prepared * sizeof(float));
   }
@@ -174,8 +174,8 @@ void AttentionRun::AttendTiles(const AttentionProblem& p, const Layout& l, int k
   const int row0 = token0 * p.group;
   const int rows = (token1 - token0) * p.group;
   const int tile_cells = rows < kDirectRows / 2 ? kTile : kManyRowsTile;
-  const bool coded_k = !exact && p.k.bits != 0;
-  const bool coded_v = !exact && p.v.bits != 0;
+  const bool coded_k = !exact && IsCoded(p.k.format);
+  const bool coded_v = !exact && IsCoded(p.v.format);
   const bool row_bias = p.slopes != nullptr || p.mask_head_stride != 0;
   const size_t q_at = static_cast<size_t>(kv_head) * l.rows + row0;
   const float* q = Workspace(l.q_plain) + q_at * l.kd;
@@ -283,7 +283,7 @@ void AttentionRun::FinishRow(const AttentionProblem& p, const Layout& l, int kv_
     sum += f * coded[c][1];
     for (int d = 0; d < l.vd; ++d) scratch[d] += f * coded[c][2 + d];
   }
-  if (any && p.v.bits != 0) kernels_->unrotate(p.v.rotation, scratch, scratch);
+  if (any && IsCoded(p.v.format)) kernels_->unrotate(p.v.rotation, scratch, scratch);
   if (exact[0] != kMinusInf) {
     const float f = std::exp(exact[0] - m);
     sum += f * exact[1];

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "codec/format.h"
 #include "kernels/kernel_api.h"
 #include "math/rotation.h"
 
@@ -32,7 +33,7 @@ struct MeanTable {
 // Where the rows of one side come from. Cell indices are those of the problem (0 = first cell seen).
 struct Side {
   // Coded rows in tiles (kernels/tile_layout.h), those of kv head h at codes + h * head_code_stride.
-  int bits = 0;        // 0: not coded, use `load`
+  Format format = Format::kF16;  // kF16: not coded, use `load`
   int head_dim = 0;    // values of one row; for coded sides also the size of the rotation
   const uint8_t* codes = nullptr;
   size_t head_code_stride = 0;

@@ -2,8 +2,7 @@
 //
 // A table is chosen once at run time (BestKernels). All tables give the same code bytes; float
 // results differ only by the order of additions. No function allocates, throws or fails: what a
-// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim; bits in {1, 2, 3, 4, 8},
-// for attention on codes in {2, 3, 4}).
+// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim; bits in {1, 2, 3, 4, 8}).
 //
 // Shapes: q rows are [rows][head_dim] f32, contiguous. Coded rows come in two orders: canonical
 // (CodedRows), as they are saved, and in tiles (CodedTiles), as attention reads them.
@@ -14,6 +13,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "codec/format.h"
 #include "codec/trellis.h"
 #include "kernels/tile_layout.h"
 #include "math/rotation.h"
@@ -23,7 +23,7 @@ namespace turboquant {
 // Consecutive canonical rows of one kv head: codes of row j start at
 // codes + j * CodeBytes(format, head_dim), its fp16 scale is scales[j].
 struct CodedRows {
-  int bits;  // 1, 2, 3, 4 or 8; the attention kernels take 2, 3 and 4
+  int bits;  // 1, 2, 3, 4 or 8
   int head_dim;
   const uint8_t* codes;
   const uint16_t* scales;
@@ -34,7 +34,7 @@ struct CodedRows {
 // values are a part of the keys). Codes and scales are readable to the end of the last tile touched, whatever they hold
 // there; codes are 4-byte aligned.
 struct CodedTiles {
-  int bits;      // 2, 3 or 4
+  Format format;  // coded
   int head_dim;
   const uint8_t* codes;    // of cell 0
   const uint16_t* scales;  // of cell 0

@@ -384,7 +384,7 @@ void RowStore::ReadRow(int cell, uint16_t* out) const {
 
 Side RowStore::CodedSide(int first_cell) const {
   Side s;
-  s.bits = IndexBits(shape_.format);
+  s.format = shape_.format;
   s.head_dim = shape_.head_dim;
   s.codes = tiles(0);
   s.head_code_stride = tile_cells() * code_bytes_;

@@ -233,7 +233,7 @@ class CodedAttentionTest : public testing::TestWithParam<KernelCase> {
       StoreTileRow(form, code_bytes_, first + j, codes_.data() + j * code_bytes_, codes.data());
       scales[static_cast<size_t>(first + j)] = scales_[static_cast<size_t>(j)];
     }
-    use(CodedTiles{GetParam().bits, GetParam().head_dim, codes.data(), scales.data(), first, form});
+    use(CodedTiles{static_cast<Format>(GetParam().bits), GetParam().head_dim, codes.data(), scales.data(), first, form});
   }
 
   bool rounds() const { return GetParam().table->name == "avx512"; }

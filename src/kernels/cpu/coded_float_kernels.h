@@ -134,10 +134,10 @@ void CodedScoresOf(const CodedTiles& k, const uint8_t* prepared, int rows, int n
 
 void CodedScoresKernel(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
                        int ld) {
-  switch (k.bits) {
-    case 2:
+  switch (k.format) {
+    case Format::kTurbo2:
       return CodedScoresOf<2>(k, prepared, rows, n, out, ld);
-    case 3:
+    case Format::kTurbo3:
       return CodedScoresOf<3>(k, prepared, rows, n, out, ld);
     default:
       return CodedScoresOf<4>(k, prepared, rows, n, out, ld);
@@ -294,10 +294,10 @@ void CodedAccumulateOf(const CodedTiles& v, const float* p, int ld, int rows, in
 }
 
 void CodedAccumulateKernel(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o) {
-  switch (v.bits) {
-    case 2:
+  switch (v.format) {
+    case Format::kTurbo2:
       return CodedAccumulateOf<2>(v, p, ld, rows, n, o);
-    case 3:
+    case Format::kTurbo3:
       return CodedAccumulateOf<3>(v, p, ld, rows, n, o);
     default:
       return CodedAccumulateOf<4>(v, p, ld, rows, n, o);

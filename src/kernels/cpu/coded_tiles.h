@@ -41,10 +41,10 @@ TQ_INLINE Query QueryAt(const uint8_t* prepared, int d, int row) {
 
 // True if the planes of such keys are whole dwords; of such values, whole runs of eight bytes.
 TQ_INLINE bool FastScores(const CodedTiles& k) {
-  return k.form == TileForm::kKeys && (k.bits != 3 || k.head_dim % 32 == 0);
+  return k.form == TileForm::kKeys && (k.format != Format::kTurbo3 || k.head_dim % 32 == 0);
 }
 TQ_INLINE bool FastSums(const CodedTiles& v) {
-  return v.form == TileForm::kValues && (v.bits != 3 || v.head_dim % 64 == 0);
+  return v.form == TileForm::kValues && (v.format != Format::kTurbo3 || v.head_dim % 64 == 0);
 }
 
 constexpr int kFallbackCells = 16;

@@ -75,11 +75,10 @@ void DecodeTrellis(const TrellisView& trellis, int head_dim, const uint8_t* plan
 // The centroids of one cell, without its scale.
 void LoadCentroids(const CodedTiles& x, int cell, float* c) {
   uint8_t codes[kMaxHeadDim];
-  LoadTileRow(x.form, static_cast<size_t>(x.bits) * x.head_dim / 8, cell, x.codes, codes);
-  const float* centroids = Centroids(x.bits);
-  for (int i = 0; i < x.head_dim; ++i) {
-    c[i] = centroids[LoadCode(x.bits, codes, x.head_dim, i)];
-  }
+  LoadTileRow(x.form, CodeBytes(x.format, x.head_dim), cell, x.codes, codes);
+  const int bits = IndexBits(x.format);
+  const float* centroids = Centroids(bits);
+  for (int i = 0; i < x.head_dim; ++i) c[i] = centroids[LoadCode(bits, codes, x.head_dim, i)];
 }
 
 // head_dim is always a multiple of 16.
