@@ -26,7 +26,7 @@ using Tokens = std::vector<llama_token>;
 using Bytes = std::vector<uint8_t>;
 
 // Single tokens differ in KL by orders of magnitude: what is bounded is taken over many.
-constexpr int kProbeStride = 16;  // of a prompt
+constexpr int kProbeStride = 16;   // of a prompt
 constexpr int kContinuation = 24;  // tokens after a state
 
 struct Options {
