@@ -25,6 +25,10 @@ namespace {
 using Tokens = std::vector<llama_token>;
 using Bytes = std::vector<uint8_t>;
 
+// Single tokens differ in KL by orders of magnitude: what is bounded is taken over many.
+constexpr int kProbeStride = 16;   // of a prompt
+constexpr int kContinuation = 24;  // tokens after a state
+
 struct Options {
   std::string text;      // file with the prompt's text
   std::string backends;  // folder of the host's backend libraries
@@ -99,8 +103,8 @@ class Session {
   llama_memory_t memory() { return llama_get_memory(ctx_); }
   int pos(int seq = 0) { return llama_memory_seq_pos_max(memory(), seq) + 1; }
 
-  // Appends tokens to the sequences (the i-th entry to seqs[i]); logits of every `stride`-th token
-  // and of each sequence's last one.
+  // Appends tokens to the sequences (the i-th entry to seqs[i]); logits of every kProbeStride-th
+  // token and of each sequence's last one.
   void Decode(const std::vector<Tokens>& tokens, const std::vector<int>& seqs) {
     size_t longest = 0;
     for (const Tokens& t : tokens) longest = std::max(longest, t.size());
@@ -117,7 +121,7 @@ class Session {
         batch.pos[n] = at[s]++;
         batch.n_seq_id[n] = 1;
         batch.seq_id[n][0] = seqs[s];
-        batch.logits[n] = i + 1 == tokens[s].size() || i % 80 == 79;
+        batch.logits[n] = i + 1 == tokens[s].size() || i % kProbeStride == kProbeStride - 1;
         if (i + 1 == tokens[s].size()) last_[s] = n;
       }
     }
@@ -138,6 +142,14 @@ class Session {
   Logits Last(int sequence = 0) { return LogitsOf(last_[sequence]); }
   void Probe(const std::string& name, int sequence = 0) {
     run_->out.Add(prefix_ + name, Last(sequence));
+  }
+
+  // The probes of a prompt just decoded.
+  void ProbePrompt(int n) {
+    for (int i = kProbeStride - 1; i < n - 1; i += kProbeStride) {
+      run_->out.Add(prefix_ + "prompt" + std::to_string(i), LogitsOf(i));
+    }
+    Probe("prompt");
   }
 
   // Decodes the tokens one by one; the logits of every token.
@@ -176,10 +188,7 @@ void Chat(Run* run) {
   Session s(run, o, "chat/");
   const Tokens& text = run->text;
   s.Decode(Slice(text, 0, o.prompt));
-  for (int i = 79; i < o.prompt - 1; i += 80) {
-    run->out.Add("chat/prompt" + std::to_string(i), s.LogitsOf(i));
-  }
-  s.Probe("prompt");
+  s.ProbePrompt(o.prompt);
 
   Tokens generated;
   if (std::ifstream in(o.tokens); in) {
@@ -191,7 +200,7 @@ void Chat(Run* run) {
     const llama_token best = std::max_element(logits.begin(), logits.end()) - logits.begin();
     if (!forced) generated.push_back(best);
     s.Decode({generated[i % generated.size()]});
-    if (i % 8 == 7 || i + 1 == o.generate) s.Probe("generate" + std::to_string(i));
+    if (i % 2 == 1 || i + 1 == o.generate) s.Probe("generate" + std::to_string(i));
   }
   if (!forced && !o.tokens.empty()) {
     std::ofstream out(o.tokens);
@@ -420,6 +429,11 @@ void StatePages(Run* run) {
 
 Tokens FileTokens(Run* run) { return Slice(run->text, 0, run->options.prompt + 8); }
 
+void GoOn(Run* run, Session* s) {
+  const auto logits = s->Continue(Slice(run->text, run->options.prompt + 8, kContinuation));
+  for (size_t i = 0; i < logits.size(); ++i) run->out.Add("file/" + std::to_string(i), logits[i]);
+}
+
 // Saves to <file>.whole and <file>.seq, goes on; Load does the same from the files.
 void Save(Run* run) {
   const Options& o = run->options;
@@ -431,11 +445,14 @@ void Save(Run* run) {
                                                  tokens.data(), tokens.size()));
   run->Check("save_seq", llama_state_seq_save_file(s.ctx(), (o.file + ".seq").c_str(), 0,
                                                    tokens.data(), tokens.size()) > 0);
-  const auto logits = s.Continue(Slice(run->text, o.prompt + 8, 12));
-  for (size_t i = 0; i < logits.size(); i += 1) {
-    run->out.Add("file/whole" + std::to_string(i), logits[i]);
-    run->out.Add("file/seq" + std::to_string(i), logits[i]);
-  }
+  GoOn(run, &s);
+}
+
+// The same tokens with nothing remembered: what a lost cache would answer.
+void Lost(Run* run) {
+  Session s(run, run->options, "file/");
+  s.Decode(Slice(run->text, 0, 1));
+  GoOn(run, &s);
 }
 
 void Load(Run* run, bool whole) {
@@ -452,10 +469,7 @@ void Load(Run* run, bool whole) {
   if (!loaded) return;
   tokens.resize(n);
   run->Check("loaded_tokens", tokens == FileTokens(run));
-  const auto logits = s.Continue(Slice(run->text, o.prompt + 8, 12));
-  for (size_t i = 0; i < logits.size(); i += 1) {
-    run->out.Add((whole ? "file/whole" : "file/seq") + std::to_string(i), logits[i]);
-  }
+  GoOn(run, &s);
 }
 void LoadWhole(Run* run) { Load(run, true); }
 void LoadSeq(Run* run) { Load(run, false); }
@@ -465,7 +479,7 @@ void Short(Run* run) {
   const Options& o = run->options;
   Session s(run, o, "short/");
   s.Decode(Slice(run->text, 0, o.prompt));
-  s.Probe("prompt");
+  s.ProbePrompt(o.prompt);
   s.Decode(Slice(run->text, o.prompt, 40));
   s.Probe("chunk");
   for (llama_token t : Slice(run->text, o.prompt + 40, 6)) s.Decode({t});
@@ -508,6 +522,7 @@ constexpr Scenario kScenarios[] = {
     {"state_shifted", StateShifted},
     {"state_pages", StatePages},
     {"save", Save},
+    {"lost", Lost},
     {"load_whole", LoadWhole},
     {"load_seq", LoadSeq},
     {"short", Short},

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 
@@ -34,9 +35,10 @@ def finish():
 
 
 def environment(policy, **extra):
-    """What a user sets; policy None is the stock host."""
+    """What a user sets; policy None is the stock host. Threads wait asleep: tests share machines."""
     env = {k: v for k, v in os.environ.items()
            if not k.startswith(("TURBOQUANT_", "GGML_", "LLAMA_", "OMP_"))}
+    env["OMP_WAIT_POLICY"] = "passive"
     if policy is not None:
         env.update(GGML_BACKEND_PATH=PLUGIN, TURBOQUANT_KV=policy, TURBOQUANT_LOG="debug")
     env.update({k: str(v) for k, v in extra.items()})
@@ -115,15 +117,18 @@ def identical(what, a, b, least):
         expect(same, "%s: %s differs, max|d| %g, KL %g" % (what, name, largest, kl))
 
 
-def divergence(what, a, b, mean_bound, worst_bound, least=1):
-    """The KL of the common probes stays below the bounds; returns mean and worst."""
+def divergence(what, a, b, bounds, least=1):
+    """The KL of the common probes: its median and mean stay below the bounds. Returns both.
+
+    A single probe says nothing: where two continuations are near a tie it moves by a factor of ten
+    with the order of sums, that is, with the processor.
+    """
     kls = [kl for _, _, kl in compare(a.out, b.out).values()]
     if not expect(len(kls) >= least, "%s: only %d probes" % (what, len(kls))):
         return None
-    mean, worst = sum(kls) / len(kls), max(kls)
-    print("%-48s KL mean %.5f worst %.5f (%d probes; bounds %g, %g)" %
-          (what, mean, worst, len(kls), mean_bound, worst_bound), flush=True)
-    expect(mean <= mean_bound and worst <= worst_bound,
-           "%s: KL mean %.5f worst %.5f, bounds %g and %g" % (what, mean, worst, mean_bound,
-                                                              worst_bound))
-    return mean, worst
+    found = statistics.median(kls), sum(kls) / len(kls)
+    text = "KL median %.5f mean %.5f worst %.5f" % (*found, max(kls))
+    print("%-48s %s (%d probes; bounds %.3g, %.3g)" % (what, text, len(kls), *bounds), flush=True)
+    expect(found[0] <= bounds[0] and found[1] <= bounds[1],
+           "%s: %s, bounds %.3g and %.3g" % (what, text, *bounds))
+    return found

@@ -63,31 +63,34 @@ def pass_through():
                 expect("0 of 30 KV layers" in line, "f16-%s: %s" % (scene, line))
 
 
-# Bounds of the KL from stock f16 over the probes: mean and worst, about 2.5 times what was measured
-# with the policy named (in the comment). Stock q8_0 and q4_0 caches stand beside them.
+# Bounds of the KL from stock f16 over the probes of the plain scene: median and mean, three and four
+# times what was measured with the AVX2 and the AVX-512 kernels (in the comment, the larger). Stock
+# q8_0 reads .0022, .0028; q4_0 .024, .028; a cache that remembers nothing 0.7, 1.3.
 POLICIES = {
-    "turbo4": (1, 1),
-    "turbo3": (1, 1),
-    "k=turbo4,v=turbo3": (1, 1),
-    "turbo3,tail=0,sink=0,center=off": (1, 1),
-    "k=f16,v=turbo4": (1, 1),
-    "k=turbo4,v=f16": (1, 1),
+    "turbo4": (.0075, .014),  # .0024, .0034
+    "turbo3": (.012, .036),  # .0038, .0090
+    "k=turbo4,v=turbo3": (.008, .016),  # .0027, .0039
+    "turbo3,tail=0,sink=0,center=off": (.12, .32),  # .038, .078
+    "k=f16,v=turbo4": (.0065, .012),  # .0022, .0028
+    "k=turbo4,v=f16": (.0075, .014),  # .0024, .0035
 }
 EVERYWHERE = "k=turbo4,v=turbo3"  # runs every scene; the others the plain one
+OTHER_SCENES = (.02, .08)  # .0069, .020 where few probes of other text are taken
 
 
 def compressed():
     for kind in ("q8_0", "q4_0"):
         result = succeed("stock-cache-" + kind, None, ["chat", "short"],
                          FULL + ["ctk=" + kind, "ctv=" + kind])
-        divergence("stock " + kind, stock("plain"), result, 10, 10)
-    for policy, (mean, worst) in POLICIES.items():
+        divergence("stock " + kind, stock("plain"), result, (.075, .12))
+    for policy, bounds in POLICIES.items():
         name = re.sub(r"\W+", "_", policy)
         for scene, (options, scenarios) in SCENES.items():
             if scene != "plain" and policy != EVERYWHERE:
                 continue
             result = succeed("%s-%s" % (name, scene), policy, scenarios, options)
-            divergence("%s %s" % (policy, scene), stock(scene), result, mean, worst, 7)
+            divergence("%s %s" % (policy, scene), stock(scene), result,
+                       bounds if scene == "plain" else OTHER_SCENES, 7)
             expect(splits(result.stderr)[:1] == splits(stock(scene).stderr)[:1],
                    "%s %s: graphs %s, stock %s" % (policy, scene, splits(result.stderr),
                                                    splits(stock(scene).stderr)))
@@ -122,29 +125,46 @@ def load(name, policy, file, fa="on", env=None):
                   ["fa=" + fa, "prompt=200", "file=%s" % file], env) for kind in ("whole", "seq")]
 
 
+PROBES = 24  # tokens after a state, kContinuation of the driver
+
+
+def reading_bounds(own, wrong):
+    """Median and mean KL allowed to a state that was coded on the way in.
+
+    `own` is what the policy costs in the run that saved, whose rows were coded as they came. Coded
+    all at once they may cost four times that (1.3 measured; with 24 tokens chance has its say), but
+    never half of `wrong`, what is read when the rows are lost.
+    """
+    return tuple(min(4 * o + .01, w / 2) for o, w in zip(own, wrong))
+
+
 def state_files():
     for fa in ("on", "off"):
         stock_file = WORK / ("stock-%s.state" % fa)
-        plain = succeed("save-stock-" + fa, None, ["save"],
-                        ["fa=" + fa, "prompt=200", "file=%s" % stock_file])
+        options = ["fa=" + fa, "prompt=200"]
+        plain = succeed("save-stock-" + fa, None, ["save"], options + ["file=%s" % stock_file])
+        lost = succeed("lost-stock-" + fa, None, ["lost"], options)
+        wrong = divergence("nothing remembered, fa " + fa, plain, lost, (99, 99), PROBES)
         for policy in ("f16", "k=turbo4,v=turbo3", "turbo3,tail=0,sink=0,center=off"):
             name = "%s-%s" % (re.sub(r"\W+", "_", policy), fa)
             file = WORK / (name + ".state")
-            saved = succeed("save-" + name, policy, ["save"],
-                            ["fa=" + fa, "prompt=200", "file=%s" % file])
+            saved = succeed("save-" + name, policy, ["save"], options + ["file=%s" % file])
+            own = divergence("%s, fa %s" % (policy, fa), plain, saved,
+                             tuple(w / 2 for w in wrong), PROBES)
+            allowed = reading_bounds(own, wrong)
             for loaded in load("load-" + name, policy, file, fa):
                 expect(loaded.code == 0 and "loaded" in loaded.stdout,
                        "%s: state file not loaded in a new process" % name)
-                identical("load " + name, saved, loaded, 10)
+                identical("load " + name, saved, loaded, PROBES)
             # A file of stock llama.cpp.
             for loaded in load("adopt-" + name, policy, stock_file, fa):
                 if expect(loaded.code == 0, "%s: a stock state file is not loaded" % name):
-                    divergence("%s reads a stock file" % name, plain, loaded, 0.3, 1.5, 10)
-        # A file of another policy is transcoded.
+                    divergence("%s reads a stock file" % name, plain, loaded, allowed, PROBES)
+        # A file of another policy, the last one, is transcoded.
         for loaded in load("transcode-" + fa, "turbo4,tail=32",
                            WORK / ("turbo3_tail_0_sink_0_center_off-%s.state" % fa), fa):
             if expect(loaded.code == 0, "fa=%s: a state of another policy is not loaded" % fa):
-                divergence("transcoded, fa " + fa, plain, loaded, 0.3, 0.8, 10)
+                divergence("transcoded, fa " + fa, plain, loaded, allowed, PROBES)
 
 
 def damaged_files():
@@ -212,8 +232,7 @@ def threads():
             for n in (1, 2, 3, 4):
                 name = "threads-%s-%s-%d" % (re.sub(r"\W+", "_", policy), fa, n)
                 result = succeed(name, policy, ["short"],
-                                 ["threads=%d" % n, "ub=64", "prompt=160", "fa=" + fa],
-                                 {"OMP_WAIT_POLICY": "passive"})
+                                 ["threads=%d" % n, "ub=64", "prompt=160", "fa=" + fa])
                 if base is None:
                     base = result
                 else:
@@ -238,10 +257,8 @@ def kernels():
             if base is None:
                 base = result
             else:
-                # The bare codec codes every row at once: rounding that moves a code moves logits, as
-                # far as coding itself does.
-                mean, worst = (0.15, 0.4) if "tail=0" in policy else (0.02, 0.03)
-                divergence("%s %s to scalar" % (policy, kernel), base, result, mean, worst, 4)
+                # Rounding that moves a code moves logits as far as coding itself does.
+                divergence("%s %s to scalar" % (policy, kernel), base, result, POLICIES[policy], 12)
     result = drive("kernels-unknown", "turbo4", ["short"], ["prompt=40"],
                    {"TURBOQUANT_KERNELS": "sse9"})
     expect(result.code == 0 and any("TURBOQUANT_KERNELS='sse9'" in line

@@ -20,11 +20,6 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def server_environment(policy):
-    """Threads that wait asleep: the tests share their machine."""
-    return environment(policy, OMP_WAIT_POLICY="passive")
-
-
 class Answer:
     """One completion: token ids, and the model's log probabilities of the ten likeliest tokens."""
 
@@ -50,7 +45,7 @@ class Server:
                    str(self.port), "-t", THREADS, "-tb", THREADS, "--no-webui", "-lv", "4",
                    *map(str, options)]
         with open(self.path, "wb") as log:
-            self.process = subprocess.Popen(command, env=server_environment(policy),
+            self.process = subprocess.Popen(command, env=environment(policy),
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             cwd=WORK)
 

@@ -10,9 +10,8 @@ import resource
 import subprocess
 import sys
 
-from host_lib import BIN, MAGIC, MODEL, WORK, expect, finish
-from server_lib import (STORY, THREADS, Nearness, Server, likelihoods, moved, near_tie, same,
-                        server_environment)
+from host_lib import BIN, MAGIC, MODEL, WORK, environment, expect, finish
+from server_lib import STORY, THREADS, Nearness, Server, likelihoods, moved, near_tie, same
 
 POLICIES = ("turbo4", "k=turbo4,v=turbo3")
 FILES = WORK / "slots"
@@ -267,7 +266,7 @@ def ram_cache(policy):
 def completion(name, policy, options, n=40):
     command = [str(BIN / "llama-completion"), "-m", MODEL, "-no-cnv", "-t", THREADS, "-c", "1024",
                "--temp", "0", "--ignore-eos", "-n", str(n), "-p", PREFIX, *map(str, options)]
-    done = subprocess.run(command, env=server_environment(policy),
+    done = subprocess.run(command, env=environment(policy),
                           stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           errors="replace", timeout=120, cwd=WORK)
     (WORK / (name + ".log")).write_text(done.stdout + "\n--- stderr\n" + done.stderr)
@@ -343,7 +342,7 @@ def refusal():
     for policy in (None,) + POLICIES:
         done = subprocess.run(
             [str(BIN / "llama-completion"), "-m", MODEL, "-no-cnv", "-t", THREADS, "-c", "131072",
-             "-n", "1", "-p", "x", "-fit", "off"], env=server_environment(policy),
+             "-n", "1", "-p", "x", "-fit", "off"], env=environment(policy),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
             timeout=120, cwd=WORK,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
