@@ -4,13 +4,17 @@
 // given stream; no function allocates, synchronises or reads device memory on the host, so all of
 // them may be captured in a CUDA graph. The library has no global state: one device or many.
 //
-//   tq_cuda_supports     says yes or why not, before anything is launched
-//   tq_cuda_plan_attention  on the host: path, splits, workspace size           (per batch of
-//   lengths) tq_cuda_attend       runs a plan tq_cuda_encode       rows -> codes in the paged
-//   cache, K and V in one launch tq_cuda_page_means   key means of pages about to be encoded
-//   tq_cuda_decode_rows  codes -> rotated or plain rows
-//   tq_cuda_scores       inner products of queries with coded keys (estimator)
-//   tq_cuda_merge        merges two attention outputs by their log-sum-exp
+//   tq_cuda_supports        says yes or why not, before anything is launched
+//   tq_cuda_plan_attention  on the host, per batch of lengths: path, splits, workspace size
+//   tq_cuda_attend          decode: runs a plan
+//   tq_cuda_plan_prefill    on the host: workspace size
+//   tq_cuda_prefill         a chunk of new tokens: runs a plan
+//   tq_cuda_encode          rows -> codes in the paged cache, K and V in one launch
+//   tq_cuda_page_means      key means of pages about to be encoded
+//   tq_cuda_decode_rows     codes -> rotated or plain rows
+//   tq_cuda_scores          inner products of queries with coded keys (estimator)
+//   tq_cuda_rotate          rows into rotated space, or back
+//   tq_cuda_merge           merges two attention outputs by their log-sum-exp
 //
 // Functions return tq_cuda_status. Bytes of the cache: kernels/cuda/tile_layout.h.
 #ifndef TURBOQUANT_KERNELS_CUDA_CUDA_API_H_
@@ -231,6 +235,45 @@ typedef struct tq_cuda_merge_params {
   const float* other_lse;
 } tq_cuda_merge_params;
 
+// Attention of a chunk of new tokens, any number of them, over a prefix of {coded tokens, exact
+// rows} and over the chunk itself, causal and exact. The chunks of all sequences lie one behind the
+// other: token i of sequence b is row chunk_len[0] + ... + chunk_len[b - 1] + i of q, chunk_k,
+// chunk_v, out and lse. Its position is prefix_len[b] + i.
+typedef struct tq_cuda_prefill_params {
+  tq_cuda_cache cache;
+  int32_t batch;
+  int32_t group;              // query heads per kv head, 1..64
+  const int32_t* chunk_len;   // host, [batch]: new tokens
+  const int32_t* coded_len;   // host, [batch]: coded tokens
+  const int32_t* exact_len;   // host, [batch]; null: no exact rows in front of the chunk
+  const int32_t* prefix_len;  // host, [batch]: all tokens before; null: coded_begin + coded_len
+  int32_t coded_begin;        // position of coded token 0 (the number of sinks)
+  int32_t dtype;              // f16 or bf16: of q, the chunk and the exact rows
+  const void* q;              // [token][num_kv_heads * group][head_dim]; strides in values,
+  int64_t q_token_stride, q_head_stride;  // multiples of 8
+  const void* chunk_k;                    // [token][num_kv_heads][head_dim]
+  const void* chunk_v;
+  int64_t chunk_token_stride, chunk_head_stride;
+  tq_cuda_rows exact;             // dtype as above
+  const int32_t* exact_position;  // device, [batch][exact_stride]; null: the last before the chunk
+  int32_t exact_stride;
+  void* out;
+  int32_t out_dtype;
+  int64_t out_token_stride, out_head_stride;
+  float* lse;            // natural log, [token][heads], contiguous; null: not wanted
+  float scale;           // of the logits, above 0
+  float softcap;         // 0: none
+  int32_t window;        // 0: none
+  const float* sinks;    // device, [heads]; null
+  size_t scratch_bytes;  // most memory for decoded rows of the prefix; 0: 64 MiB
+} tq_cuda_prefill_params;
+
+typedef struct tq_cuda_prefill_plan {
+  int32_t window_tokens;   // coded tokens decoded at a time
+  int32_t chunk_tokens;    // of all sequences
+  size_t workspace_bytes;  // device, 256-byte aligned; need not be zeroed
+} tq_cuda_prefill_plan;
+
 #if defined(_WIN32)
 #define TQ_CUDA_EXPORT __declspec(dllexport)
 #else
@@ -264,6 +307,17 @@ TQ_CUDA_EXPORT tq_cuda_status tq_cuda_attend(const tq_cuda_plan* plan,
                                              const tq_cuda_attention* params,
                                              const tq_cuda_item* items, void* workspace,
                                              void* stream);
+
+// Plans from the shape and the lengths alone: device pointers may still be null. reason: as for
+// tq_cuda_supports.
+TQ_CUDA_EXPORT tq_cuda_status tq_cuda_plan_prefill(const tq_cuda_prefill_params* params,
+                                                   tq_cuda_prefill_plan* plan, char* reason,
+                                                   size_t reason_bytes);
+
+// The lengths must be those of the plan.
+TQ_CUDA_EXPORT tq_cuda_status tq_cuda_prefill(const tq_cuda_prefill_plan* plan,
+                                              const tq_cuda_prefill_params* params, void* workspace,
+                                              void* stream);
 
 TQ_CUDA_EXPORT tq_cuda_status tq_cuda_encode(const tq_cuda_encode_params* params, void* stream);
 TQ_CUDA_EXPORT tq_cuda_status tq_cuda_page_means(const tq_cuda_means_params* params, void* stream);

@@ -1,0 +1,103 @@
+// Prefill: the order of its launches, whoever launches (prefill.cu on the GPU, the tests on the
+// host).
+#ifndef TURBOQUANT_KERNELS_CUDA_PREFILL_RUN_CUH_
+#define TURBOQUANT_KERNELS_CUDA_PREFILL_RUN_CUH_
+
+#include "kernels/cuda/prefill_kernels.cuh"
+
+namespace turboquant::cuda {
+
+using PrefillKernel = void (*)(PrefillArgs);
+
+// Windows of the coded prefix are decoded into the scratch and attended one after the other in
+// rotated space, the state is rotated back, the exact rows and the chunk follow.
+//   launch(kernel, grid, threads, bytes of dynamic shared memory, args) -> bool
+template <int kDim, typename Launch>
+bool RunPrefill(const tq_cuda_prefill_plan& plan, PrefillArgs* args, const Launch& launch) {
+  const tq_cuda_prefill_params& p = args->p;
+  const unsigned heads = static_cast<unsigned>(p.cache.num_kv_heads);
+  const auto attend = [&](PrefillKernel kernel) {
+    const dim3 grid(static_cast<unsigned>(args->step.tiles), heads);
+    return launch(kernel, grid, kPrefillThreads, PrefillTile<kDim>::kBytes, *args);
+  };
+  if (plan.window_tokens > 0) {
+    const unsigned tiles = static_cast<unsigned>(args->total_rows + 63) / 64;
+    bool ok = launch(RotateQueries<kDim>, dim3(tiles, heads), kRotateThreads, 0, *args);
+    PrefillCursor cursor;
+    while (ok && NextCodedStep(p, plan, &cursor, &args->step)) {
+      const dim3 grid(static_cast<unsigned>(args->step.slots / kTileTokens), 2 * heads);
+      ok = grid.x == 0 || launch(DecodeWindow<kDim>, grid, kDecodeThreads, 0, *args);
+      ok = ok && attend(AttendPrefill<kDim, PrefillKind::kCoded>);
+    }
+    const int64_t rows = static_cast<int64_t>(args->total_rows) * p.cache.num_kv_heads;
+    const dim3 grid(static_cast<unsigned>((rows + 63) / 64));
+    ok = ok && launch(UnrotateState<kDim>, grid, kRotateThreads, 0, *args);
+    if (!ok) return false;
+  }
+  const PrefillKernel exact = p.dtype == TQ_CUDA_BF16 ? AttendPrefill<kDim, PrefillKind::kBfloat>
+                                                      : AttendPrefill<kDim, PrefillKind::kHalf>;
+  PrefillCursor before, chunk;
+  while (NextExactStep(p, plan, false, &before, &args->step)) {
+    if (!attend(exact)) return false;
+  }
+  args->chunk = args->finish = 1;
+  while (NextExactStep(p, plan, true, &chunk, &args->step)) {
+    if (!attend(exact)) return false;
+  }
+  return true;
+}
+
+inline bool PrefillAligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+inline bool ValidPrefillPointers(const tq_cuda_prefill_params& p,
+                                 const tq_cuda_prefill_plan& plan) {
+  const tq_cuda_cache& c = p.cache;
+  const bool cache =
+      plan.window_tokens == 0 ||
+      (c.records != nullptr && PrefillAligned(c.records) && c.page_table != nullptr &&
+       c.mean_tokens >= 0 && c.mean_tokens % kTileTokens == 0 &&
+       (c.mean_tokens == 0 ||
+        (c.means != nullptr && PrefillAligned(c.means) && c.mean_table != nullptr)));
+  const bool exact =
+      p.exact_len == nullptr ||
+      (p.exact.k != nullptr && PrefillAligned(p.exact.k) && p.exact.v != nullptr &&
+       PrefillAligned(p.exact.v) && p.exact.dtype == p.dtype &&
+       (p.exact.sequence_stride | p.exact.token_stride | p.exact.head_stride) % 8 == 0 &&
+       (p.exact_position == nullptr || p.exact_stride > 0));
+  return cache && exact && p.q != nullptr && PrefillAligned(p.q) && p.chunk_k != nullptr &&
+         PrefillAligned(p.chunk_k) && p.chunk_v != nullptr && PrefillAligned(p.chunk_v) &&
+         p.out != nullptr && PrefillAligned(p.out) && p.out_dtype >= TQ_CUDA_F16 &&
+         p.out_dtype <= TQ_CUDA_F32 &&
+         (p.q_token_stride | p.q_head_stride | p.chunk_token_stride | p.chunk_head_stride |
+          p.out_token_stride | p.out_head_stride) %
+                 8 ==
+             0;
+}
+
+inline PrefillArgs MakePrefillArgs(const tq_cuda_prefill_plan& plan,
+                                   const tq_cuda_prefill_params& p, void* workspace) {
+  PrefillArgs a{};
+  a.p = p;
+  TileFormat k{}, v{};
+  ParseTileFormat(p.cache.k_format, &k);
+  ParseTileFormat(p.cache.v_format, &v);
+  a.layout = MakeRecordLayout(k, v, p.cache.head_dim);
+  a.total_rows = plan.chunk_tokens * p.group;
+  a.slots = plan.window_tokens;
+  uint8_t* base = static_cast<uint8_t*>(workspace);
+  const PrefillWorkspace w = PrefillWorkspaceOf(p, plan);
+  a.rotated = reinterpret_cast<uint16_t*>(base + w.rotated);
+  a.factors = reinterpret_cast<float*>(base + w.factors);
+  a.values = reinterpret_cast<float*>(base + w.values);
+  a.sums = reinterpret_cast<float2*>(base + w.sums);
+  a.keys = reinterpret_cast<uint16_t*>(base + w.keys);
+  a.key_scales = reinterpret_cast<float*>(base + w.key_scales);
+  a.coded_values = reinterpret_cast<uint16_t*>(base + w.coded_values);
+  a.means = reinterpret_cast<uint16_t*>(base + w.means);
+  a.mean_index = reinterpret_cast<int32_t*>(base + w.mean_index);
+  return a;
+}
+
+}  // namespace turboquant::cuda
+
+#endif  // TURBOQUANT_KERNELS_CUDA_PREFILL_RUN_CUH_

@@ -1,0 +1,2 @@
+// CUDA's header of this name, emulated.
+#include "cuda_emulation.h"
