@@ -2,8 +2,8 @@
 //
 // A table is chosen once at run time (BestKernels). All tables give the same code bytes; float
 // results differ only by the order of additions. No function allocates, throws or fails: what a
-// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim; bits in {1, 2, 3, 4, 8},
-// for attention on codes in {2, 3, 4}).
+// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim; bits in {1, 2, 3, 4,
+// 8}, for attention on codes in {2, 3, 4}).
 //
 // Shapes: q rows are [rows][head_dim] f32, contiguous. Coded rows come in two orders: canonical
 // (CodedRows), as they are saved, and in tiles (CodedTiles), as attention reads them.
@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "codec/codebook.h"
+#include "codec/row_energy.h"
 #include "codec/trellis.h"
 #include "kernels/tile_layout.h"
 #include "math/rotation.h"
@@ -31,10 +33,10 @@ struct CodedRows {
 
 // Cells [first, first + n) of one kv head in tiles (kernels/tile_layout.h). Scores are fast on the
 // form of keys and sums on that of values; the other way round is right, but slow (attention whose
-// values are a part of the keys). Codes and scales are readable to the end of the last tile touched, whatever they hold
-// there; codes are 4-byte aligned.
+// values are a part of the keys). Codes and scales are readable to the end of the last tile
+// touched, whatever they hold there; codes are 4-byte aligned.
 struct CodedTiles {
-  int bits;      // 2, 3 or 4
+  int bits;  // 2, 3 or 4
   int head_dim;
   const uint8_t* codes;    // of cell 0
   const uint16_t* scales;  // of cell 0
@@ -59,10 +61,10 @@ struct KernelTable {
   void (*rotate)(const RotationView& r, const float* in, float* out);
   void (*unrotate)(const RotationView& r, const float* in, float* out);
 
-  // Encodes one row x[head_dim] (f32): subtracts mean (null: nothing), rotates, codes. False when the
-  // row holds NaN or Inf (stored as zeros). Bit-exact to EncodeRotatedRow(Rotate(x - mean)).
-  bool (*encode)(int bits, const RotationView& r, const float* x, const float* mean,
-                 uint8_t* codes, uint16_t* scale);
+  // Encodes one row x[head_dim] (f32): subtracts mean (null: nothing), rotates, codes. False when
+  // the row holds NaN or Inf (stored as zeros). Bit-exact to EncodeRotatedRow(Rotate(x - mean)).
+  bool (*encode)(int bits, const RotationView& r, const float* x, const float* mean, uint8_t* codes,
+                 uint16_t* scale);
 
   // Decodes n rows into rotated coordinates, out[n][head_dim]. Bit-exact to DecodeRotatedRow.
   void (*decode)(const CodedRows& k, int n, float* out);
@@ -75,6 +77,14 @@ struct KernelTable {
   void (*decode_trellis)(const TrellisView& trellis, int head_dim, const uint8_t* planes,
                          const uint16_t* scales, int n, float* out);
 
+  // The steps of the other codecs (codec/row_ops.h), bit-exact to the scalar truth.
+  RowEnergy (*measure)(const float* y, int n);
+  void (*quantize)(const CodebookView& book, const float* y, int n, float inverse_rms,
+                   uint8_t* codes, float* dot, float* norm);
+  void (*dequantize)(const CodebookView& book, const uint8_t* codes, float scale, int n,
+                     float* out);
+  float (*dot)(const float* a, const float* b, int n);
+
   // Prepares q[rows][head_dim] into rows * PreparedQueryBytes(head_dim) bytes.
   void (*prepare_queries)(const float* q, int head_dim, int rows, uint8_t* prepared);
 
@@ -83,8 +93,8 @@ struct KernelTable {
   void (*coded_scores)(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
                        int ld);
 
-  // o[r][head_dim] += sum over j < n of p[r * ld + j] * scale_j * centroids of cell first + j, p >= 0.
-  // Integer tables round p * scale to 16 bits of the largest among 128 cells.
+  // o[r][head_dim] += sum over j < n of p[r * ld + j] * scale_j * centroids of cell first + j, p >=
+  // 0. Integer tables round p * scale to 16 bits of the largest among 128 cells.
   void (*coded_accumulate)(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o);
 
   // The same two over dense f32 rows x[n][head_dim]; for many query rows (prefill). dk / dv any
