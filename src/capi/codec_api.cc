@@ -26,7 +26,8 @@ tq_status Create(const char* spec, int32_t head_dim, const tq_options* options,
     std::string message("the inner products of ");
     message.append(codec.value()->spec_text());
     message.append(
-        " are biased: use turbo2q, turbo3q or turbo4q, or scale=unbiased where the codec takes it.");
+        " are biased: use turbo2q, turbo3q or turbo4q, or scale=unbiased where the codec takes "
+        "it.");
     return Fail(InvalidArgument(std::move(message)));
   }
   const std::string made = codec.value()->spec_text() + ", rows of " + std::to_string(head_dim) +
@@ -128,7 +129,7 @@ tq_status tq_codec_inner_products(const tq_codec* codec, const float* query, con
   if (scores == nullptr && n > 0) return FailNull("scores");
   if (const tq_status s = CheckRows("rows", *codec, rows, rows_size, n); s != TQ_OK) return s;
   return Guard([&]() -> tq_status {
-    codec->codec->InnerProducts(query, static_cast<const uint8_t*>(rows), n, scores);
+    codec->coder.InnerProducts(query, static_cast<const uint8_t*>(rows), n, scores);
     return TQ_OK;
   });
 }

@@ -26,6 +26,7 @@
 #include "codec/codec_spec.h"
 #include "codec/format.h"
 #include "codec/row_map.h"
+#include "codec/row_ops.h"
 #include "codec/scalar_codec.h"
 
 namespace turboquant {
@@ -52,22 +53,35 @@ class Codec {
   // for Decode. Without a random map (rotation=none) no codec is.
   bool unbiased() const { return layout_.unbiased; }
 
-  // x[head_dim] -> row[row_bytes()], every byte written. False: see above.
-  bool Encode(const float* x, uint8_t* row) const;
-  void Decode(const uint8_t* row, float* x) const;
+  // x[head_dim] -> row[row_bytes()], every byte written. False: see above. `ops` decides how fast
+  // this goes and nothing else, here and below.
+  bool Encode(const float* x, uint8_t* row, const RowOps& ops = ScalarRowOps()) const;
+  void Decode(const uint8_t* row, float* x, const RowOps& ops = ScalarRowOps()) const;
 
   // Estimates of <query, x_j> for n consecutive rows, in rotated space.
-  void InnerProducts(const float* query, const uint8_t* rows, size_t n, float* out) const;
+  void InnerProducts(const float* query, const uint8_t* rows, size_t n, float* out,
+                     const RowOps& ops = ScalarRowOps()) const;
 
   // The same in steps, for attention: the query is mapped once and rows are never mapped back;
   // weighted sums of DecodeRotated rows are, once, by Unrotate.
   size_t query_size() const { return layout_.query_size; }
-  virtual void PrepareQuery(const float* query, float* prepared) const;
-  virtual float InnerProduct(const float* prepared, const uint8_t* row) const;
-  virtual void DecodeRotated(const uint8_t* row, float* y) const = 0;
+  void PrepareQuery(const float* query, float* prepared, const RowOps& ops = ScalarRowOps()) const {
+    PrepareQueryWith(ops, query, prepared);
+  }
+  float InnerProduct(const float* prepared, const uint8_t* row,
+                     const RowOps& ops = ScalarRowOps()) const {
+    return InnerProductWith(ops, prepared, row);
+  }
+  void DecodeRotated(const uint8_t* row, float* y, const RowOps& ops = ScalarRowOps()) const {
+    DecodeRotatedWith(ops, row, y);
+  }
   // Where DecodeRotated rows live: <x, Decode(row)> = <Rotate(x), DecodeRotated(row)>.
-  void Rotate(const float* x, float* y) const { map_->Forward(x, y); }
-  void Unrotate(const float* y, float* x) const { map_->Backward(y, x); }
+  void Rotate(const float* x, float* y, const RowOps& ops = ScalarRowOps()) const {
+    map_->Forward(x, y, ops);
+  }
+  void Unrotate(const float* y, float* x, const RowOps& ops = ScalarRowOps()) const {
+    map_->Backward(y, x, ops);
+  }
 
  protected:
   struct Layout {
@@ -81,16 +95,18 @@ class Codec {
       : spec_(std::move(spec)), head_dim_(head_dim), map_(std::move(map)), layout_(layout) {}
 
   // row is zeroed; y[head_dim] is mapped and of RowKind::kUsable.
-  virtual void EncodeRotated(const float* y, const RowEnergy& energy, uint8_t* row) const = 0;
+  virtual void EncodeRotatedWith(const RowOps& ops, const float* y, const RowEnergy& energy,
+                                 uint8_t* row) const = 0;
+  virtual void DecodeRotatedWith(const RowOps& ops, const uint8_t* row, float* y) const = 0;
+  virtual void PrepareQueryWith(const RowOps& ops, const float* query, float* prepared) const;
+  virtual float InnerProductWith(const RowOps& ops, const float* prepared,
+                                 const uint8_t* row) const;
 
   CodecSpec spec_;
   int head_dim_;
   std::unique_ptr<RowMap> map_;
   Layout layout_;
 };
-
-// sum of a_i b_i in the 16-lane order of Sum16.
-float Dot16(const float* a, const float* b, int d);
 
 }  // namespace turboquant
 

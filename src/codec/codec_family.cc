@@ -11,7 +11,6 @@
 
 #include "base/fp16.h"
 #include "codec/codec.h"
-#include "codec/fractional_codec.h"
 #include "codec/product_codec.h"
 #include "codec/scalar_codec.h"
 #include "codec/trellis_codec.h"
@@ -65,6 +64,50 @@ class Codebook {
   std::vector<float> thresholds_;
 };
 
+// What a scale is fitted to: <y,c> and <c,c> over the coded parts of a row.
+struct ScaleSums {
+  float dot[16] = {0};
+  float norm[16] = {0};
+
+  uint16_t Half(ScaleRule rule, float energy, int d) {
+    return ScaleToHalf(FitScale(rule, energy, FoldLanes(dot), FoldLanes(norm), d));
+  }
+};
+
+// Codes y[n], which stands at `first` of the row, into zeroed bytes.
+void Quantize(const RowOps& ops, const CodebookView& book, const float* y, int n, int first,
+              float inverse_rms, uint8_t* codes, ScaleSums* sums) {
+  if (n % 16 == 0 && first % 16 == 0) {
+    ops.quantize(book, y, n, inverse_rms, codes, sums->dot, sums->norm);
+  } else {
+    QuantizeValues(book, y, n, first, inverse_rms, codes, sums->dot, sums->norm);
+  }
+}
+
+// The other way: scale times the centroid of each code.
+void Dequantize(const RowOps& ops, const CodebookView& book, const uint8_t* codes, float scale,
+                int n, float* y) {
+  (n % 16 == 0 ? ops.dequantize : DequantizeValues)(book, codes, scale, n, y);
+}
+
+// Codes a whole row or group y[d] of known energy into zeroed bytes. Returns its scale; what has no
+// usable energy keeps codes and scale 0.
+uint16_t EncodeGroup(const RowOps& ops, const CodebookView& book, ScaleRule rule, const float* y,
+                     int d, const RowEnergy& energy, uint8_t* codes) {
+  if (energy.kind != RowKind::kUsable) return 0;
+  ScaleSums sums;
+  Quantize(ops, book, y, d, 0, energy.inverse_rms, codes, &sums);
+  return sums.Half(rule, energy.energy, d);
+}
+
+// <q, c>: the scale is a factor of the whole sum.
+float CodeDot(const RowOps& ops, const CodebookView& book, const float* q, const uint8_t* codes,
+              int d) {
+  float c[kMaxHeadDim];
+  ops.dequantize(book, codes, 1.0f, d, c);
+  return ops.dot(q, c, d);
+}
+
 bool UnbiasedScale(const CodecSpec& spec) {
   return spec.scale == ScaleRule::kUnbiased && spec.rotation != RotationKind::kNone;
 }
@@ -78,18 +121,17 @@ class ScalarCodec : public Codec {
     return CodecPtr(new ScalarCodec(spec, d, book.value()));
   }
 
-  float InnerProduct(const float* prepared, const uint8_t* row) const override {
-    return HalfToFloat(LoadHalf(row)) * CodeDot(book_.view(), prepared, row + 2, head_dim_);
-  }
-  void DecodeRotated(const uint8_t* row, float* y) const override {
-    DecodeRotatedRow(book_.view(), row + 2, LoadHalf(row), head_dim_, y);
-  }
-
  protected:
-  void EncodeRotated(const float* y, const RowEnergy&, uint8_t* row) const override {
-    uint16_t scale;
-    EncodeRotatedRow(book_.view(), spec_.scale, y, head_dim_, row + 2, &scale);
-    StoreHalf(scale, row);
+  void EncodeRotatedWith(const RowOps& ops, const float* y, const RowEnergy& energy,
+                         uint8_t* row) const override {
+    StoreHalf(EncodeGroup(ops, book_.view(), spec_.scale, y, head_dim_, energy, row + 2), row);
+  }
+  void DecodeRotatedWith(const RowOps& ops, const uint8_t* row, float* y) const override {
+    ops.dequantize(book_.view(), row + 2, HalfToFloat(LoadHalf(row)), head_dim_, y);
+  }
+  float InnerProductWith(const RowOps& ops, const float* prepared,
+                         const uint8_t* row) const override {
+    return HalfToFloat(LoadHalf(row)) * CodeDot(ops, book_.view(), prepared, row + 2, head_dim_);
   }
 
  private:
@@ -111,37 +153,41 @@ class ProductCodec : public Codec {
     return CodecPtr(new ProductCodec(spec, d, book.value()));
   }
 
-  void PrepareQuery(const float* query, float* prepared) const override {
-    map_->Forward(query, prepared);
-    projection_->Forward(prepared, prepared + head_dim_);
+ protected:
+  void EncodeRotatedWith(const RowOps& ops, const float* y, const RowEnergy& energy,
+                         uint8_t* row) const override {
+    const uint16_t scale =
+        EncodeGroup(ops, book_.view(), spec_.scale, y, head_dim_, energy, row + 4);
+    float decoded[kMaxHeadDim];
+    float residual[kMaxHeadDim];
+    float projected[kMaxHeadDim];
+    ops.dequantize(book_.view(), row + 4, HalfToFloat(scale), head_dim_, decoded);
+    for (int i = 0; i < head_dim_; ++i) residual[i] = y[i] - decoded[i];
+    projection_->Forward(residual, projected, ops);
+    ScaleSums unused;
+    Quantize(ops, kSignBook, projected, head_dim_, 0, 1.0f, row + signs_, &unused);
+    StoreHalf(scale, row);
+    StoreHalf(ScaleToHalf(sqrtf(ops.dot(residual, residual, head_dim_))), row + 2);
   }
-  float InnerProduct(const float* prepared, const uint8_t* row) const override {
-    const float s = HalfToFloat(LoadHalf(row));
-    const float gamma = HalfToFloat(LoadHalf(row + 2)) * factor_;
-    return s * CodeDot(book_.view(), prepared, row + 4, head_dim_) +
-           gamma * SignDot(prepared + head_dim_, row + signs_, head_dim_);
-  }
-  void DecodeRotated(const uint8_t* row, float* y) const override {
+  void DecodeRotatedWith(const RowOps& ops, const uint8_t* row, float* y) const override {
     float sign[kMaxHeadDim];
     float projected[kMaxHeadDim];
-    for (int i = 0; i < head_dim_; ++i) sign[i] = LoadSign(row + signs_, head_dim_, i);
-    projection_->Backward(sign, projected);
-    DecodeRotatedRow(book_.view(), row + 4, LoadHalf(row), head_dim_, y);
+    ops.dequantize(kSignBook, row + signs_, 1.0f, head_dim_, sign);
+    projection_->Backward(sign, projected, ops);
+    ops.dequantize(book_.view(), row + 4, HalfToFloat(LoadHalf(row)), head_dim_, y);
     const float gamma = HalfToFloat(LoadHalf(row + 2)) * factor_;
     for (int i = 0; i < head_dim_; ++i) y[i] = y[i] + gamma * projected[i];
   }
-
- protected:
-  void EncodeRotated(const float* y, const RowEnergy&, uint8_t* row) const override {
-    uint16_t scale;
-    EncodeRotatedRow(book_.view(), spec_.scale, y, head_dim_, row + 4, &scale);
-    float residual[kMaxHeadDim];
-    float projected[kMaxHeadDim];
-    const uint16_t gamma = ProductResidual(book_.view(), y, head_dim_, row + 4, scale, residual);
-    projection_->Forward(residual, projected);
-    StoreSigns(projected, head_dim_, row + signs_);
-    StoreHalf(scale, row);
-    StoreHalf(gamma, row + 2);
+  void PrepareQueryWith(const RowOps& ops, const float* query, float* prepared) const override {
+    map_->Forward(query, prepared, ops);
+    projection_->Forward(prepared, prepared + head_dim_, ops);
+  }
+  float InnerProductWith(const RowOps& ops, const float* prepared,
+                         const uint8_t* row) const override {
+    const float s = HalfToFloat(LoadHalf(row));
+    const float gamma = HalfToFloat(LoadHalf(row + 2)) * factor_;
+    return s * CodeDot(ops, book_.view(), prepared, row + 4, head_dim_) +
+           gamma * CodeDot(ops, kSignBook, prepared + head_dim_, row + signs_, head_dim_);
   }
 
  private:
@@ -168,7 +214,12 @@ class ProductCodec : public Codec {
   float factor_;
 };
 
-// fp16 scale, codes of both halves.
+// fp16 scale, codes of b + 1 bits of the first d/2 rotated coordinates, codes of b bits of the
+// rest. A rotation makes all coordinates alike, so it does not matter which get more: D = (D(b) +
+// D(b+1)) / 2. One scale for both parts: each part's best scale is 1 in units of the row's rms,
+// since Lloyd-Max centroids are the means of their cells (<y, c> = <c, c> in expectation whatever
+// the width); fitting the parts apart would gain O(1/d) of the distortion and cost 16 / d bits a
+// value.
 class HalvesCodec : public Codec {
  public:
   static Result<CodecPtr> Make(const CodecSpec& spec, int d) {
@@ -179,14 +230,20 @@ class HalvesCodec : public Codec {
     return CodecPtr(new HalvesCodec(spec, d, head.value(), tail.value()));
   }
 
-  void DecodeRotated(const uint8_t* row, float* y) const override {
-    DecodeHalves(head_.view(), tail_.view(), row + 2, LoadHalf(row), head_dim_, y);
-  }
-
  protected:
-  void EncodeRotated(const float* y, const RowEnergy& energy, uint8_t* row) const override {
-    StoreHalf(EncodeHalves(head_.view(), tail_.view(), spec_.scale, y, head_dim_, energy, row + 2),
-              row);
+  void EncodeRotatedWith(const RowOps& ops, const float* y, const RowEnergy& energy,
+                         uint8_t* row) const override {
+    const int half = head_dim_ / 2;
+    ScaleSums sums;
+    Quantize(ops, head_.view(), y, half, 0, energy.inverse_rms, row + 2, &sums);
+    Quantize(ops, tail_.view(), y + half, half, half, energy.inverse_rms, row + tail_codes_, &sums);
+    StoreHalf(sums.Half(spec_.scale, energy.energy, head_dim_), row);
+  }
+  void DecodeRotatedWith(const RowOps& ops, const uint8_t* row, float* y) const override {
+    const int half = head_dim_ / 2;
+    const float scale = HalfToFloat(LoadHalf(row));
+    Dequantize(ops, head_.view(), row + 2, scale, half, y);
+    Dequantize(ops, tail_.view(), row + tail_codes_, scale, half, y + half);
   }
 
  private:
@@ -195,19 +252,24 @@ class HalvesCodec : public Codec {
               {2 + PlaneBytes(2 * spec.entry->bits + 1, d / 2), 1, UnbiasedScale(spec),
                static_cast<size_t>(d)}),
         head_(std::move(head)),
-        tail_(std::move(tail)) {}
+        tail_(std::move(tail)),
+        tail_codes_(2 + PlaneBytes(spec.entry->bits + 1, d / 2)) {}
 
   Codebook head_;
   Codebook tail_;
+  size_t tail_codes_;  // offset
 };
 
-// Two fp16 scales, codes of the outlier channels, codes of the others.
+// The paper's split (section 4.3): chosen channels take b + 1 bits, the others b; both groups are
+// rotated, normalised and scaled on their own, since here they differ in size. A quarter of the
+// channels at 3 bits makes 2.25 bits of codes; with two scales that is 2.5 at d = 128.
+// fp16 scale of the outliers, fp16 scale of the others, codes of the outliers, codes of the others.
 class OutlierCodec : public Codec {
  public:
   static Result<CodecPtr> Make(CodecSpec spec, int d) {
     std::vector<int> channels = spec.channels;
     if (channels.empty()) {
-      channels.resize(static_cast<size_t>(std::max(16, d / 64 * 16)));
+      channels.resize(static_cast<size_t>(OutlierChannels(spec, d)));
       std::iota(channels.begin(), channels.end(), 0);
     }
     const int outliers = static_cast<int>(channels.size());
@@ -225,20 +287,21 @@ class OutlierCodec : public Codec {
     return CodecPtr(new OutlierCodec(spec, d, channels, head.value(), tail.value()));
   }
 
-  void DecodeRotated(const uint8_t* row, float* y) const override {
-    DecodeRotatedRow(head_.view(), row + 4, LoadHalf(row), outliers_, y);
-    DecodeRotatedRow(tail_.view(), row + tail_codes_, LoadHalf(row + 2), head_dim_ - outliers_,
-                     y + outliers_);
-  }
-
  protected:
-  void EncodeRotated(const float* y, const RowEnergy&, uint8_t* row) const override {
-    uint16_t scale;
-    EncodeRotatedRow(head_.view(), spec_.scale, y, outliers_, row + 4, &scale);
-    StoreHalf(scale, row);
-    EncodeRotatedRow(tail_.view(), spec_.scale, y + outliers_, head_dim_ - outliers_,
-                     row + tail_codes_, &scale);
-    StoreHalf(scale, row + 2);
+  void EncodeRotatedWith(const RowOps& ops, const float* y, const RowEnergy&,
+                         uint8_t* row) const override {
+    const int rest = head_dim_ - outliers_;
+    StoreHalf(EncodeGroup(ops, head_.view(), spec_.scale, y, outliers_, ops.measure(y, outliers_),
+                          row + 4),
+              row);
+    StoreHalf(EncodeGroup(ops, tail_.view(), spec_.scale, y + outliers_, rest,
+                          ops.measure(y + outliers_, rest), row + tail_codes_),
+              row + 2);
+  }
+  void DecodeRotatedWith(const RowOps& ops, const uint8_t* row, float* y) const override {
+    ops.dequantize(head_.view(), row + 4, HalfToFloat(LoadHalf(row)), outliers_, y);
+    ops.dequantize(tail_.view(), row + tail_codes_, HalfToFloat(LoadHalf(row + 2)),
+                   head_dim_ - outliers_, y + outliers_);
   }
 
  private:
@@ -265,12 +328,13 @@ class TrellisCodec : public Codec {
     return CodecPtr(new TrellisCodec(spec, d));
   }
 
-  void DecodeRotated(const uint8_t* row, float* y) const override {
+ protected:
+  // The scalar truth: kernels search many rows side by side (kernels/row_coder.h).
+  void DecodeRotatedWith(const RowOps&, const uint8_t* row, float* y) const override {
     DecodeTrellisRow(trellis_, row + 2, LoadHalf(row), head_dim_, y);
   }
-
- protected:
-  void EncodeRotated(const float* y, const RowEnergy&, uint8_t* row) const override {
+  void EncodeRotatedWith(const RowOps&, const float* y, const RowEnergy&,
+                         uint8_t* row) const override {
     TrellisScratch scratch;
     uint16_t scale;
     EncodeTrellisRow(trellis_, spec_.scale, y, head_dim_, &scratch, row + 2, &scale);

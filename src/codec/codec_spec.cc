@@ -231,6 +231,11 @@ TrellisView TrellisOf(const CodecSpec& spec) {
   return Trellis(spec.entry->bits, memory);
 }
 
+int OutlierChannels(const CodecSpec& spec, int head_dim) {
+  if (!spec.channels.empty()) return static_cast<int>(spec.channels.size());
+  return std::max(16, head_dim / 64 * 16);
+}
+
 std::string CodecSpecText(const CodecSpec& spec) {
   const CodecSpec standard = DefaultCodecSpec(spec.entry->name);
   std::string text(spec.entry->name);

@@ -2,17 +2,19 @@
 //
 //   spec    = name [":" option {"," option}]       e.g. turbo3   turbo2t:states=16   kivi4:group=64
 //   option  = key "=" value
-//     rotation    wht (seeded signs and Walsh-Hadamard), haar (dense, uniform), none
-//     seed        of the rotation and of the projection; decimal, below 2^64
-//     scale       ls (least squares), norm (the paper's), matched (norm correction), unbiased
-//     (EDEN) codebook    gauss (N(0, 1)), beta (the exact marginal of a row of head_dim values)
-//     states      of a trellis: 4, 8, 16, 32, 64, 128 or 256
-//     projection  of a product codec: orthogonal, gaussian (the paper's)
-//     split       of a fractional codec: half (of the rotated coordinates), outlier (channels)
-//     channels    with split=outlier, those that get one bit more, e.g. 0-15+40-55: a multiple of
-//     16
-//                 of them. Left out: the first quarter of the row
-//     group       values that share a scale: 16, 32, 64, 128, 256 or 512; must divide head_dim
+//
+//   rotation    wht (seeded signs and Walsh-Hadamard), haar (dense, uniform), none
+//   seed        of the rotation and of the projection; decimal, below 2^64
+//   scale       ls (least squares), norm (the paper's), matched (norm correction),
+//               unbiased (EDEN)
+//   codebook    gauss (N(0, 1)), beta (the exact marginal of a row of head_dim values)
+//   states      of a trellis: 4, 8, 16, 32, 64, 128 or 256
+//   projection  of a product codec: orthogonal, gaussian (the paper's)
+//   split       of a fractional codec: half (of the rotated coordinates), outlier (channels)
+//   channels    with split=outlier, those that get one bit more, e.g. 0-15+40-55: a multiple of 16
+//               of them. Left out: the first quarter of the row
+//   group       values that share a scale: 16, 32, 64, 128, 256 or 512; must divide head_dim
+//
 // Canonical text has the options in this order and leaves out those with their default value.
 #ifndef TURBOQUANT_CODEC_CODEC_SPEC_H_
 #define TURBOQUANT_CODEC_CODEC_SPEC_H_
@@ -80,6 +82,9 @@ Result<CodecSpec> ParseCodecSpec(std::string_view text);
 
 // The trellis of a spec of CodecFamily::kTrellis.
 TrellisView TrellisOf(const CodecSpec& spec);
+
+// How many channels of a row split=outlier gives one bit more.
+int OutlierChannels(const CodecSpec& spec, int head_dim);
 
 // Canonical text: parses back to the same spec.
 std::string CodecSpecText(const CodecSpec& spec);

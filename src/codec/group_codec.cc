@@ -27,7 +27,8 @@ class GroupCodec : public Codec {
     return CodecPtr(new GroupCodec(spec, d, group, scales));
   }
 
-  void DecodeRotated(const uint8_t* row, float* y) const override {
+ protected:
+  void DecodeRotatedWith(const RowOps&, const uint8_t* row, float* y) const override {
     const int bits = spec_.entry->bits;
     for (int i = 0; i < head_dim_; i += group_, row += group_bytes_) {
       switch (spec_.entry->family) {
@@ -46,8 +47,8 @@ class GroupCodec : public Codec {
     }
   }
 
- protected:
-  void EncodeRotated(const float* y, const RowEnergy&, uint8_t* row) const override {
+  void EncodeRotatedWith(const RowOps&, const float* y, const RowEnergy&,
+                         uint8_t* row) const override {
     const int bits = spec_.entry->bits;
     for (int i = 0; i < head_dim_; i += group_, row += group_bytes_) {
       switch (spec_.entry->family) {

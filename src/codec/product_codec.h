@@ -19,11 +19,8 @@
 #define TURBOQUANT_CODEC_PRODUCT_CODEC_H_
 
 #include <cmath>
-#include <cstdint>
 
-#include "base/fp16.h"
-#include "base/host_device.h"
-#include "codec/scalar_codec.h"
+#include "codec/codebook.h"
 
 namespace turboquant {
 
@@ -40,40 +37,10 @@ inline float GaussianSignFactor(int d) {
   return static_cast<float>(std::sqrt(0.5 * 3.14159265358979323846) / d);
 }
 
-// r = y - s c of a row coded as `codes` and `scale`, and its norm as it is stored.
-TQ_HD inline uint16_t ProductResidual(const CodebookView& book, const float* y, int d,
-                                      const uint8_t* codes, uint16_t scale, float* residual) {
-  const float s = HalfToFloat(scale);
-  for (int i = 0; i < d; ++i) {
-    residual[i] = y[i] - s * book.centroids[LoadCode(book.bits, codes, d, i)];
-  }
-  return ScaleToHalf(sqrtf(Sum16(residual, d)));
-}
-
-// The signs of `projected` = S r into zeroed bytes.
-TQ_HD inline void StoreSigns(const float* projected, int d, uint8_t* signs) {
-  for (int i = 0; i < d; ++i) StoreCode(1, signs, d, i, projected[i] > 0.0f ? 1 : 0);
-}
-
-TQ_HD inline float LoadSign(const uint8_t* signs, int d, int i) {
-  return LoadCode(1, signs, d, i) != 0 ? 1.0f : -1.0f;
-}
-
-// <q, sigma>, 16 lanes.
-TQ_HD inline float SignDot(const float* q, const uint8_t* signs, int d) {
-  float lane[16] = {0};
-  for (int i = 0; i < d; ++i) lane[i % 16] = lane[i % 16] + q[i] * LoadSign(signs, d, i);
-  return FoldLanes(lane);
-}
-
-// <q, c>, 16 lanes.
-TQ_HD inline float CodeDot(const CodebookView& book, const float* q, const uint8_t* codes, int d) {
-  float lane[16] = {0};
-  for (int i = 0; i < d; ++i) {
-    lane[i % 16] = lane[i % 16] + q[i] * book.centroids[LoadCode(book.bits, codes, d, i)];
-  }
-  return FoldLanes(lane);
-}
+// The signs are codes of one bit: code 1 where the value is above 0.
+inline constexpr float kSigns[] = {-1.0f, 1.0f};
+inline constexpr float kSignThreshold[] = {0.0f};
+inline constexpr CodebookView kSignBook = {1, kSigns, kSignThreshold};
 
 }  // namespace turboquant
 

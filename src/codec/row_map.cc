@@ -14,8 +14,12 @@ namespace {
 class IdentityMap : public RowMap {
  public:
   explicit IdentityMap(int d) : d_(d) {}
-  void Forward(const float* in, float* out) const override { std::copy_n(in, d_, out); }
-  void Backward(const float* in, float* out) const override { std::copy_n(in, d_, out); }
+  void Forward(const float* in, float* out, const RowOps& ops) const override {
+    std::copy_n(in, d_, out);
+  }
+  void Backward(const float* in, float* out, const RowOps& ops) const override {
+    std::copy_n(in, d_, out);
+  }
 
  private:
   int d_;
@@ -24,11 +28,11 @@ class IdentityMap : public RowMap {
 class HadamardMap : public RowMap {
  public:
   HadamardMap(int d, uint64_t seed) : rotation_(d, seed) {}
-  void Forward(const float* in, float* out) const override {
-    turboquant::Rotate(rotation_.view(), in, out);
+  void Forward(const float* in, float* out, const RowOps& ops) const override {
+    ops.rotate(rotation_.view(), in, out);
   }
-  void Backward(const float* in, float* out) const override {
-    turboquant::Unrotate(rotation_.view(), in, out);
+  void Backward(const float* in, float* out, const RowOps& ops) const override {
+    ops.unrotate(rotation_.view(), in, out);
   }
 
  private:
@@ -38,8 +42,12 @@ class HadamardMap : public RowMap {
 class MatrixMap : public RowMap {
  public:
   explicit MatrixMap(DenseMatrix matrix) : matrix_(std::move(matrix)) {}
-  void Forward(const float* in, float* out) const override { matrix_.Multiply(in, out); }
-  void Backward(const float* in, float* out) const override { matrix_.MultiplyTransposed(in, out); }
+  void Forward(const float* in, float* out, const RowOps& ops) const override {
+    matrix_.Multiply(in, out);
+  }
+  void Backward(const float* in, float* out, const RowOps& ops) const override {
+    matrix_.MultiplyTransposed(in, out);
+  }
 
  private:
   DenseMatrix matrix_;
@@ -56,17 +64,17 @@ class SplitMap : public RowMap {
     tail_ = MakeRowMap(kind, d - first_, DeriveSeed(seed, 1));
   }
 
-  void Forward(const float* in, float* out) const override {
+  void Forward(const float* in, float* out, const RowOps& ops) const override {
     float gathered[kMaxHeadDim];
     for (size_t i = 0; i < order_.size(); ++i) gathered[i] = in[order_[i]];
-    head_->Forward(gathered, out);
-    tail_->Forward(gathered + first_, out + first_);
+    head_->Forward(gathered, out, ops);
+    tail_->Forward(gathered + first_, out + first_, ops);
   }
 
-  void Backward(const float* in, float* out) const override {
+  void Backward(const float* in, float* out, const RowOps& ops) const override {
     float gathered[kMaxHeadDim];
-    head_->Backward(in, gathered);
-    tail_->Backward(in + first_, gathered + first_);
+    head_->Backward(in, gathered, ops);
+    tail_->Backward(in + first_, gathered + first_, ops);
     for (size_t i = 0; i < order_.size(); ++i) out[order_[i]] = gathered[i];
   }
 

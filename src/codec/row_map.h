@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "codec/codec_spec.h"
+#include "codec/row_ops.h"
 
 namespace turboquant {
 
@@ -14,8 +15,8 @@ class RowMap {
  public:
   virtual ~RowMap() = default;
   // in and out are [d] and do not overlap. Backward is the transpose.
-  virtual void Forward(const float* in, float* out) const = 0;
-  virtual void Backward(const float* in, float* out) const = 0;
+  virtual void Forward(const float* in, float* out, const RowOps& ops) const = 0;
+  virtual void Backward(const float* in, float* out, const RowOps& ops) const = 0;
 };
 
 // d as SupportedHeadDim (rotation=none: any).

@@ -18,6 +18,7 @@
 #include "base/fp16.h"
 #include "base/host_device.h"
 #include "codec/codebook.h"
+#include "codec/row_energy.h"
 
 namespace turboquant {
 
@@ -125,24 +126,14 @@ TQ_HD inline void StoreHalf(uint16_t half, uint8_t* bytes) {
   bytes[1] = static_cast<uint8_t>(half >> 8);
 }
 
-TQ_HD inline float Sum16(const float* y, int d) {
+// sum of a_i b_i.
+TQ_HD inline float Dot16(const float* a, const float* b, int d) {
   float lane[16] = {0};
-  for (int i = 0; i < d; ++i) lane[i % 16] = lane[i % 16] + y[i] * y[i];
+  for (int i = 0; i < d; ++i) lane[i % 16] = lane[i % 16] + a[i] * b[i];
   return FoldLanes(lane);
 }
 
-// What a row's energy says: whether it can be coded, and by what its values are divided.
-enum class RowKind : uint8_t {
-  kUsable,
-  kZero,     // no energy, or too little for 1 / rms to be a float: stored as zeros
-  kInvalid,  // NaN, Inf or an energy beyond float: stored as zeros, and reported
-};
-
-struct RowEnergy {
-  RowKind kind;
-  float energy;
-  float inverse_rms;
-};
+TQ_HD inline float Sum16(const float* y, int d) { return Dot16(y, y, d); }
 
 TQ_HD inline RowEnergy MeasureRow(const float* y, int d) {
   const float energy = Sum16(y, d);
@@ -188,11 +179,16 @@ TQ_HD inline bool EncodeRotatedRow(int bits, const float* y, int d, uint8_t* cod
   return EncodeRotatedRow(GaussCodebook(bits), ScaleRule::kLeastSquares, y, d, codes, scale);
 }
 
+// out[i] = scale * the centroid of code i.
+TQ_HD inline void DequantizeValues(const CodebookView& book, const uint8_t* codes, float scale,
+                                   int n, float* out) {
+  for (int i = 0; i < n; ++i) out[i] = scale * book.centroids[LoadCode(book.bits, codes, n, i)];
+}
+
 // Decodes one row into rotated coordinates.
 TQ_HD inline void DecodeRotatedRow(const CodebookView& book, const uint8_t* codes, uint16_t scale,
                                    int d, float* y) {
-  const float s = HalfToFloat(scale);
-  for (int i = 0; i < d; ++i) y[i] = s * book.centroids[LoadCode(book.bits, codes, d, i)];
+  DequantizeValues(book, codes, HalfToFloat(scale), d, y);
 }
 
 TQ_HD inline void DecodeRotatedRow(int bits, const uint8_t* codes, uint16_t scale, int d,

@@ -168,7 +168,12 @@ std::optional<double> ExpectedDistortion(const CodecSpec& spec, int head_dim) {
     case CodecFamily::kUniform:
       return of(bits, head_dim);
     case CodecFamily::kFractional:
-      if (spec.split == SplitKind::kOutlier) return std::nullopt;
+      if (spec.split == SplitKind::kOutlier) {
+        // Two rows of their own, each of its share of the energy.
+        const int outliers = OutlierChannels(spec, head_dim);
+        const double share = static_cast<double>(outliers) / head_dim;
+        return share * of(bits + 1, outliers) + (1 - share) * of(bits, head_dim - outliers);
+      }
       return ExpectedDistortion(
           {CentroidsOf(spec, bits + 1, head_dim), CentroidsOf(spec, bits, head_dim)}, head_dim,
           spec.scale);

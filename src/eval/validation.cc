@@ -16,6 +16,8 @@
 #include "codec/row_map.h"
 #include "eval/codec_theory.h"
 #include "eval/row_error.h"
+#include "kernels/kernel_api.h"
+#include "kernels/row_coder.h"
 #include "math/lloyd_max.h"
 
 namespace turboquant {
@@ -26,6 +28,8 @@ constexpr int kSlices = 8;            // of one cell, so that it is shared among
 constexpr int kChunk = 256;           // rows drawn at a time
 constexpr double kTimingShare = 0.1;  // of the progress
 constexpr double kTolerance = 0.01;
+constexpr double kProductTolerance = 0.02;     // a second rotation stands for a uniform projection
+constexpr double kCodebookTolerance = 0.0015;  // of a ratio, both sides on the same rows
 constexpr double kVarianceTolerance = 0.06;
 constexpr double kSlopeTolerance = 0.005;
 
@@ -94,6 +98,33 @@ struct LloydMaxCell {
   std::vector<float> thresholds;
 };
 
+// Specs of which theory knows the distortion, at every head_dim.
+constexpr const char* kKnownSpecs[] = {"turbo1",
+                                       "turbo2",
+                                       "turbo3",
+                                       "turbo4",
+                                       "turbo8",
+                                       "turbo2.5",
+                                       "turbo3.5",
+                                       "turbo2q",
+                                       "turbo3q",
+                                       "turbo4q",
+                                       "turbo3:scale=norm",
+                                       "turbo3:scale=matched",
+                                       "turbo3:scale=unbiased",
+                                       "turbo3:codebook=beta",
+                                       "turbo2.5:split=outlier",
+                                       "turbo3.5:split=outlier"};
+
+// A trellis has no integral. At its default number of states the distortion is known from
+// independent programs, from rows of 64 values to endless ones.
+constexpr struct {
+  const char* spec;
+  double low, high;
+} kTrellises[] = {{"turbo2t", .0815, .0828}, {"turbo3t", .0230, .0234}, {"turbo4t", .0060, .0064}};
+
+constexpr int kMaxCodebookBits = 4;  // 8 bits differ by less than fp16 scales blur
+
 // All that is measured on the same rows of one head_dim.
 struct DimStudy {
   int head_dim = 0;
@@ -108,9 +139,8 @@ struct DimStudy {
     std::vector<double>& sum = sums[slice];
     sum.assign(kMaxBits + codecs.size(), 0.0);
     rows[slice] = n;
-    std::vector<float> x(static_cast<size_t>(kChunk) * head_dim);
-    std::vector<float> decoded(head_dim);
-    std::vector<uint8_t> row(2 * static_cast<size_t>(head_dim) + 64);
+    std::vector<float> x(static_cast<size_t>(kChunk) * head_dim), decoded(x.size());
+    std::vector<uint8_t> bytes(kChunk * (2 * static_cast<size_t>(head_dim) + 64));
     for (int first = 0; first < n; first += kChunk) {
       const int count = std::min(kChunk, n - first);
       DrawRows(&random, count, head_dim, x.data());
@@ -127,13 +157,16 @@ struct DimStudy {
       // Rows of norm sqrt(d) would all have a scale next to 1, where fp16 is coarsest above and
       // finest below: rows as they come have any.
       for (int j = 0; j < count; ++j) {
-        float* row_values = &x[static_cast<size_t>(j) * head_dim];
         const auto stretch = static_cast<float>(1 + random.Uniform());
-        for (int i = 0; i < head_dim; ++i) row_values[i] *= stretch;
-        for (size_t c = 0; c < codecs.size(); ++c) {
-          codecs[c]->Encode(row_values, row.data());
-          codecs[c]->Decode(row.data(), decoded.data());
-          sum[kMaxBits + c] += MeasureRowError(row_values, decoded.data(), head_dim).relative();
+        for (int i = 0; i < head_dim; ++i) x[static_cast<size_t>(j) * head_dim + i] *= stretch;
+      }
+      for (size_t c = 0; c < codecs.size(); ++c) {
+        const RowCoder coder(*codecs[c], BestKernels());
+        coder.Encode(x.data(), count, bytes.data());
+        coder.Decode(bytes.data(), count, decoded.data());
+        for (int j = 0; j < count; ++j) {
+          const size_t at = static_cast<size_t>(j) * head_dim;
+          sum[kMaxBits + c] += MeasureRowError(&x[at], &decoded[at], head_dim).relative();
         }
       }
     }
@@ -149,7 +182,19 @@ struct DimStudy {
     for (const auto& sum : sums) total += sum[index];
     return total / TotalRows();
   }
+  // Measured, of a codec that was studied.
+  double MeanOf(const std::string& spec) const {
+    for (size_t c = 0; c < codecs.size(); ++c) {
+      if (codecs[c]->spec_text() == spec) return Mean(kMaxBits + c);
+    }
+    return 0;
+  }
 };
+
+// The specs that compare the exact codebook with the Gaussian table, the rest being equal.
+std::string NormSpec(int bits, bool beta) {
+  return "turbo" + std::to_string(bits) + ":scale=norm" + (beta ? ",codebook=beta" : "");
+}
 
 Status PrepareDim(int head_dim, DimStudy* study) {
   study->head_dim = head_dim;
@@ -161,7 +206,14 @@ Status PrepareDim(int head_dim, DimStudy* study) {
     cell.centroids.assign(cell.book.centroids.begin(), cell.book.centroids.end());
     cell.thresholds.assign(cell.book.thresholds.begin(), cell.book.thresholds.end());
   }
-  for (const char* spec : {"turbo1", "turbo2", "turbo3", "turbo4", "turbo8"}) {
+  std::vector<std::string> specs(std::begin(kKnownSpecs), std::end(kKnownSpecs));
+  for (const auto& trellis : kTrellises) specs.emplace_back(trellis.spec);
+  for (int bits = 1; bits <= kMaxCodebookBits; ++bits) {
+    specs.push_back(NormSpec(bits, true));
+    if (bits != 3) specs.push_back(NormSpec(bits, false));  // that of 3 bits is there
+  }
+  if (head_dim <= 128) specs.emplace_back("turbo3:rotation=haar");  // head_dim^2 operations a row
+  for (const std::string& spec : specs) {
     auto codec = Codec::Create(spec, head_dim);
     if (!codec.ok()) return codec.status();
     study->codecs.push_back(std::move(codec.value()));
@@ -169,25 +221,59 @@ Status PrepareDim(int head_dim, DimStudy* study) {
   return OkStatus();
 }
 
+ValidationCheck DistortionCheck(const Codec& codec, uint64_t samples, double measured) {
+  const int d = codec.head_dim();
+  const double shannon = ShannonDistortion(codec.bits_per_value());
+  for (const auto& trellis : kTrellises) {
+    if (codec.spec_text() != trellis.spec) continue;
+    return {"distortion",
+            trellis.spec,
+            d,
+            samples,
+            measured,
+            0,
+            std::max((1 - kTolerance) * trellis.low, shannon),
+            (1 + kTolerance) * trellis.high};
+  }
+  const double theory = ExpectedDistortion(codec.spec(), d).value_or(0);
+  const bool product = codec.spec().entry->family == CodecFamily::kProduct;
+  const double tolerance = product ? kProductTolerance : kTolerance;
+  // At 8 bits the rounding of the fp16 scale is a part of the distortion: its relative error is
+  // uniform in +-2^-12 to +-2^-11, a mean square of 2^-24/3 to 2^-22/3.
+  const double rounding = codec.spec().entry->bits == 8 ? std::exp2(-22) / 3 : 0;
+  return {"distortion",
+          codec.spec_text(),
+          d,
+          samples,
+          measured,
+          theory,
+          std::max((1 - tolerance) * theory, shannon),
+          (1 + tolerance) * theory + rounding};
+}
+
 void ReportDim(const DimStudy& study, std::vector<ValidationCheck>* checks) {
   const auto samples = static_cast<uint64_t>(study.TotalRows());
+  const int d = study.head_dim;
+  const auto bits_text = [](int bits) {
+    return std::to_string(bits) + (bits == 1 ? " bit" : " bits");
+  };
   for (int b = 0; b < kMaxBits; ++b) {
     const double theory = study.books[b].book.distortion;
     checks->push_back(
-        {"lloyd-max", std::to_string(b + 1) + (b == 0 ? " bit" : " bits"), study.head_dim, samples,
-         study.Mean(b), theory, std::max((1 - kTolerance) * theory, ShannonDistortion(b + 1)),
+        {"lloyd-max", bits_text(b + 1), d, samples, study.Mean(b), theory,
+         std::max((1 - kTolerance) * theory, ShannonDistortion(b + 1)),
          std::min((1 + kTolerance) * theory, kPanterDite * ShannonDistortion(b + 1))});
   }
   for (size_t c = 0; c < study.codecs.size(); ++c) {
-    const Codec& codec = *study.codecs[c];
-    const double theory = ExpectedDistortion(codec.spec(), study.head_dim).value_or(0);
-    // At 8 bits the rounding of the fp16 scale is a part of the distortion: its relative error is
-    // uniform in +-2^-12 to +-2^-11, a mean square of 2^-24/3 to 2^-22/3.
-    const double rounding = codec.spec().entry->bits == 8 ? std::exp2(-22) / 3 : 0;
-    checks->push_back(
-        {"distortion", codec.spec_text(), study.head_dim, samples, study.Mean(kMaxBits + c), theory,
-         std::max((1 - kTolerance) * theory, ShannonDistortion(codec.bits_per_value())),
-         (1 + kTolerance) * theory + rounding});
+    checks->push_back(DistortionCheck(*study.codecs[c], samples, study.Mean(kMaxBits + c)));
+  }
+  for (int bits = 1; bits <= kMaxCodebookBits; ++bits) {
+    const auto spec = ParseCodecSpec(NormSpec(bits, false));
+    const double theory =
+        ExpectedDistortion(spec.value(), d).value_or(0) / study.books[bits - 1].book.distortion;
+    const double ratio = study.MeanOf(NormSpec(bits, false)) / study.MeanOf(NormSpec(bits, true));
+    checks->push_back({"codebook", bits_text(bits), d, samples, ratio, theory,
+                       theory - kCodebookTolerance, theory + kCodebookTolerance});
   }
 }
 
@@ -220,20 +306,27 @@ Status MeasureRate(int rows, RatePoint* point) {
   auto created = Codec::Create(point->spec, kRateDim);
   if (!created.ok()) return created.status();
   const Codec& codec = *created.value();
+  const RowCoder coder(codec, BestKernels());
   SplitMix64 random = Stream(2, 0, 0);  // the same rows for every codec
-  std::vector<float> x(kRateDim), query(kRateDim), decoded(kRateDim);
-  std::vector<uint8_t> row(codec.row_bytes());
+  std::vector<float> x(kChunk * kRateDim), decoded(x.size()), query(kRateDim);
+  std::vector<uint8_t> bytes(kChunk * codec.row_bytes());
   double sum = 0, cross = 0, square = 0;
-  for (int j = 0; j < rows; ++j) {
-    DrawRows(&random, 1, kRateDim, x.data());
-    DrawRows(&random, 1, kRateDim, query.data());
-    codec.Encode(x.data(), row.data());
-    codec.Decode(row.data(), decoded.data());
-    sum += MeasureRowError(x.data(), decoded.data(), kRateDim).relative();
-    for (int i = 0; i < kRateDim; ++i) query[i] += x[i];  // shares its direction with x
-    const double truth = Dot(query.data(), x.data(), kRateDim);
-    cross += truth * Dot(query.data(), decoded.data(), kRateDim);
-    square += truth * truth;
+  for (int first = 0; first < rows; first += kChunk) {
+    const int count = std::min(kChunk, rows - first);
+    DrawRows(&random, count, kRateDim, x.data());
+    coder.Encode(x.data(), count, bytes.data());
+    coder.Decode(bytes.data(), count, decoded.data());
+    for (int j = 0; j < count; ++j) {
+      const float* row = &x[static_cast<size_t>(j) * kRateDim];
+      const float* back = &decoded[static_cast<size_t>(j) * kRateDim];
+      sum += MeasureRowError(row, back, kRateDim).relative();
+      // A query that shares its direction with the row: half of it is the next one.
+      const float* other = &x[static_cast<size_t>((j + 1) % count) * kRateDim];
+      for (int i = 0; i < kRateDim; ++i) query[i] = other[i] + row[i];
+      const double truth = Dot(query.data(), row, kRateDim);
+      cross += truth * Dot(query.data(), back, kRateDim);
+      square += truth * truth;
+    }
   }
   point->family = FamilyName(codec.spec().entry->family);
   point->head_dim = kRateDim;
@@ -248,17 +341,6 @@ Status MeasureRate(int rows, RatePoint* point) {
 void ReportRate(const RatePoint& point, std::vector<ValidationCheck>* checks) {
   checks->push_back({"shannon", point.spec, point.head_dim, point.samples, point.distortion, 0,
                      point.shannon, 1.0});
-  // A trellis has no integral. At its default number of states the distortion is known from
-  // independent programs, from rows of 64 values to endless ones.
-  const struct {
-    const char* spec;
-    double low, high;
-  } kKnown[] = {{"turbo2t", .0815, .0828}, {"turbo3t", .0230, .0234}, {"turbo4t", .0060, .0064}};
-  for (const auto& known : kKnown) {
-    if (point.spec != known.spec) continue;
-    checks->push_back({"distortion", point.spec, point.head_dim, point.samples, point.distortion, 0,
-                       (1 - kTolerance) * known.low, (1 + kTolerance) * known.high});
-  }
 }
 
 // ---------------------------------------------------------------------- inner products
@@ -285,21 +367,21 @@ Status MeasureEstimates(EstimateStudy* study) {
     spec.value().seed = static_cast<uint64_t>(1 + seed);
     auto created = Codec::Create(spec.value(), d);
     if (!created.ok()) return created.status();
-    const Codec& codec = *created.value();
-    std::vector<uint8_t> row(codec.row_bytes());
+    const RowCoder coder(*created.value(), BestKernels());
+    std::vector<uint8_t> row(created.value()->row_bytes());
     SplitMix64 random = Stream(3, d, seed);
     for (int j = 0; j < rows; ++j) {
       DrawRows(&random, 1, d, x.data());
-      codec.Encode(x.data(), row.data());
+      coder.Encode(x.data(), 1, row.data());
       float estimate;
       for (int i = 0; i < kQueriesOfRow; ++i) {
         DrawRows(&random, 1, d, query.data());
-        codec.InnerProducts(query.data(), row.data(), 1, &estimate);
+        coder.InnerProducts(query.data(), row.data(), 1, &estimate);
         const double miss = (estimate - Dot(query.data(), x.data(), d)) / d;  // unit vectors
         error += miss * miss / kQueriesOfRow;
       }
       for (int i = 0; i < d; ++i) query[i] += x[i];  // shares its direction with x
-      codec.InnerProducts(query.data(), row.data(), 1, &estimate);
+      coder.InnerProducts(query.data(), row.data(), 1, &estimate);
       const double truth = Dot(query.data(), x.data(), d);
       cross += truth * estimate;
       square += truth * truth;
@@ -361,6 +443,7 @@ void MeasureProjection(ProjectionStudy* study) {
   const bool gaussian = study->kind == ProjectionKind::kGaussian;
   const double k = gaussian ? GaussianSignFactor(d) : OrthogonalSignFactor(d);
   const double sine = std::sqrt(1 - study->cosine * study->cosine);
+  const RowOps& ops = ScalarRowOps();
   double sum = 0, squares = 0;
   std::vector<float> r(d), q(d), projected(d), projected_q(d);
   for (int seed = 1; seed <= study->seeds; ++seed) {
@@ -377,8 +460,8 @@ void MeasureProjection(ProjectionStudy* study) {
       for (int i = 0; i < d; ++i) {
         q[i] = static_cast<float>(sine * q[i] / length + study->cosine * r[i] / norm);
       }
-      map->Forward(r.data(), projected.data());
-      map->Forward(q.data(), projected_q.data());
+      map->Forward(r.data(), projected.data(), ops);
+      map->Forward(q.data(), projected_q.data(), ops);
       double dot = 0;
       for (int i = 0; i < d; ++i) dot += projected[i] > 0 ? projected_q[i] : -projected_q[i];
       const double miss = k * dot - study->cosine;
@@ -407,45 +490,40 @@ void ReportProjection(const ProjectionStudy& study, std::vector<ValidationCheck>
 
 // ---------------------------------------------------------------------- time
 
-// Nanoseconds of one call: the median of several runs of at least a millisecond.
+constexpr int kTimedRows = 64;  // of one call: in the first cache
+
+// Nanoseconds a row of a call for kTimedRows: the median of several runs of at least a millisecond.
 template <typename F>
 double Time(const F& call) {
   using Clock = std::chrono::steady_clock;
   std::vector<double> times;
-  int repeat = 8;
+  int repeat = 1;
   while (times.size() < 5) {
     const auto start = Clock::now();
-    for (int i = 0; i < repeat; ++i) call(i);
+    for (int i = 0; i < repeat; ++i) call();
     const double ns = std::chrono::duration<double, std::nano>(Clock::now() - start).count();
     if (ns < 1e6 && repeat < (1 << 20)) {
       repeat *= 2;
       continue;
     }
-    times.push_back(ns / repeat);
+    times.push_back(ns / repeat / kTimedRows);
   }
   std::nth_element(times.begin(), times.begin() + 2, times.end());
   return times[2];
 }
 
 Status MeasureTime(RatePoint* point) {
-  constexpr int kRows = 64;
   auto created = Codec::Create(point->spec, kRateDim);
   if (!created.ok()) return created.status();
-  const Codec& codec = *created.value();
+  const RowCoder coder(*created.value(), BestKernels());
   SplitMix64 random = Stream(5, 0, 0);
-  std::vector<float> x(kRows * kRateDim), decoded(kRateDim), prepared(codec.query_size());
-  DrawRows(&random, kRows, kRateDim, x.data());
-  std::vector<uint8_t> rows(kRows * codec.row_bytes());
-  point->encode_ns = Time(
-      [&](int i) { codec.Encode(&x[i % kRows * kRateDim], &rows[i % kRows * codec.row_bytes()]); });
-  for (int j = 0; j < kRows; ++j) codec.Encode(&x[j * kRateDim], &rows[j * codec.row_bytes()]);
-  point->decode_ns =
-      Time([&](int i) { codec.Decode(&rows[i % kRows * codec.row_bytes()], decoded.data()); });
-  codec.PrepareQuery(x.data(), prepared.data());
-  volatile float keep = 0;
-  point->inner_product_ns = Time([&](int i) {
-    keep = keep + codec.InnerProduct(prepared.data(), &rows[i % kRows * codec.row_bytes()]);
-  });
+  std::vector<float> x(kTimedRows * kRateDim), decoded(x.size()), scores(kTimedRows);
+  DrawRows(&random, kTimedRows, kRateDim, x.data());
+  std::vector<uint8_t> rows(kTimedRows * created.value()->row_bytes());
+  point->encode_ns = Time([&] { coder.Encode(x.data(), kTimedRows, rows.data()); });
+  point->decode_ns = Time([&] { coder.Decode(rows.data(), kTimedRows, decoded.data()); });
+  point->inner_product_ns =
+      Time([&] { coder.InnerProducts(x.data(), rows.data(), kTimedRows, scores.data()); });
   return OkStatus();
 }
 
@@ -472,7 +550,7 @@ Result<ValidationResult> Validate(const ValidationOptions& options) {
     for (int slice = 0; slice < kSlices; ++slice) {
       const int rows = options.rows / kSlices + (slice < options.rows % kSlices ? 1 : 0);
       jobs.push_back({"distortion, head_dim " + std::to_string(dims[i].head_dim),
-                      1e-4 * rows * dims[i].head_dim, [&study = dims[i], slice, rows] {
+                      3e-4 * rows * dims[i].head_dim, [&study = dims[i], slice, rows] {
                         study.RunSlice(slice, rows);
                         return OkStatus();
                       }});
@@ -484,10 +562,8 @@ Result<ValidationResult> Validate(const ValidationOptions& options) {
     result.rate.push_back(point);
   }
   for (RatePoint& point : result.rate) {
-    const bool slow = DefaultCodecSpec(point.spec).entry->family == CodecFamily::kTrellis;
-    const int rows = std::max(1000, options.rows / (slow ? 10 : 5));
-    jobs.push_back({"rate, " + point.spec, rows * (slow ? 0.04 : 0.008),
-                    [&point, rows] { return MeasureRate(rows, &point); }});
+    jobs.push_back({"rate, " + point.spec, options.rows * 0.008,
+                    [&point, rows = options.rows] { return MeasureRate(rows, &point); }});
   }
   std::vector<EstimateStudy> estimates = PlanEstimates(options.rows);
   for (EstimateStudy& study : estimates) {

@@ -24,8 +24,9 @@ struct ValidationOptions {
 
 // One figure against its bound.
 struct ValidationCheck {
-  std::string
-      group;  // "lloyd-max", "distortion", "inner product", "slope", "projection", "shannon"
+  // "lloyd-max", "distortion", "codebook" (distortion with the Gaussian table over that with the
+  // exact one), "inner product", "slope", "projection", "projection bias", "shannon"
+  std::string group;
   std::string subject;  // a codec's spec, or "3 bits"
   int head_dim = 0;
   uint64_t samples = 0;
@@ -46,7 +47,7 @@ struct RatePoint {
   double distortion = 0;      // E |x - x~|^2 / |x|^2
   double shannon = 0;         // 4^-bits_per_value
   double bias = 0;            // 1 - slope of estimated over true inner products
-  double encode_ns = 0;       // a row, one thread, median; 0: not measured
+  double encode_ns = 0;       // a row, fastest kernels, one thread, median; 0: not measured
   double decode_ns = 0;
   double inner_product_ns = 0;
 };

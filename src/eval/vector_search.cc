@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "base/parallel.h"
+#include "kernels/row_coder.h"
 
 namespace turboquant {
 namespace {
@@ -113,22 +114,22 @@ int DensePart(uint64_t width) {
 
 SearchResult SearchRows(const RowFile& file, const std::vector<float>& queries, int k, int threads,
                         const KernelTable& kernels) {
-  const Codec& codec = file.codec();
+  const RowCoder coder(file.codec(), kernels);
   Source source;
   source.vectors = file.vectors();
-  source.part = codec.head_dim();
+  source.part = file.codec().head_dim();
   source.parts = static_cast<int>(file.rows_per_vector());
   source.load = [&](uint64_t first, uint64_t n, float* out) {
     for (uint64_t j = 0; j < n; ++j) {
       for (int p = 0; p < source.parts; ++p) {
-        codec.DecodeRotated(file.row((first + j) * source.parts + p),
+        coder.DecodeRotated(file.row((first + j) * source.parts + p), 1,
                             out + (p * n + j) * source.part);
       }
     }
   };
   std::vector<float> rotated(queries.size());
   for (size_t at = 0; at < queries.size(); at += source.part) {
-    codec.Rotate(&queries[at], &rotated[at]);
+    file.codec().Rotate(&queries[at], &rotated[at], coder.ops());
   }
   return Search(source, rotated, k, threads, kernels);
 }

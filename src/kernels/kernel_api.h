@@ -13,7 +13,9 @@
 #include <cstdint>
 #include <string_view>
 
+#include "codec/codebook.h"
 #include "codec/format.h"
+#include "codec/row_energy.h"
 #include "codec/trellis.h"
 #include "kernels/tile_layout.h"
 #include "math/rotation.h"
@@ -31,8 +33,8 @@ struct CodedRows {
 
 // Cells [first, first + n) of one kv head in tiles (kernels/tile_layout.h). Scores are fast on the
 // form of keys and sums on that of values; the other way round is right, but slow (attention whose
-// values are a part of the keys). Codes and scales are readable to the end of the last tile touched, whatever they hold
-// there; codes are 4-byte aligned.
+// values are a part of the keys). Codes and scales are readable to the end of the last tile
+// touched, whatever they hold there; codes are 4-byte aligned.
 struct CodedTiles {
   Format format;  // coded
   int head_dim;
@@ -59,10 +61,10 @@ struct KernelTable {
   void (*rotate)(const RotationView& r, const float* in, float* out);
   void (*unrotate)(const RotationView& r, const float* in, float* out);
 
-  // Encodes one row x[head_dim] (f32): subtracts mean (null: nothing), rotates, codes. False when the
-  // row holds NaN or Inf (stored as zeros). Bit-exact to EncodeRotatedRow(Rotate(x - mean)).
-  bool (*encode)(int bits, const RotationView& r, const float* x, const float* mean,
-                 uint8_t* codes, uint16_t* scale);
+  // Encodes one row x[head_dim] (f32): subtracts mean (null: nothing), rotates, codes. False when
+  // the row holds NaN or Inf (stored as zeros). Bit-exact to EncodeRotatedRow(Rotate(x - mean)).
+  bool (*encode)(int bits, const RotationView& r, const float* x, const float* mean, uint8_t* codes,
+                 uint16_t* scale);
 
   // Decodes n rows into rotated coordinates, out[n][head_dim]. Bit-exact to DecodeRotatedRow.
   void (*decode)(const CodedRows& k, int n, float* out);
@@ -75,6 +77,14 @@ struct KernelTable {
   void (*decode_trellis)(const TrellisView& trellis, int head_dim, const uint8_t* planes,
                          const uint16_t* scales, int n, float* out);
 
+  // The steps of the other codecs (codec/row_ops.h), bit-exact to the scalar truth.
+  RowEnergy (*measure)(const float* y, int n);
+  void (*quantize)(const CodebookView& book, const float* y, int n, float inverse_rms,
+                   uint8_t* codes, float* dot, float* norm);
+  void (*dequantize)(const CodebookView& book, const uint8_t* codes, float scale, int n,
+                     float* out);
+  float (*dot)(const float* a, const float* b, int n);
+
   // Prepares q[rows][head_dim] into rows * PreparedQueryBytes(head_dim) bytes.
   void (*prepare_queries)(const float* q, int head_dim, int rows, uint8_t* prepared);
 
@@ -83,8 +93,8 @@ struct KernelTable {
   void (*coded_scores)(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
                        int ld);
 
-  // o[r][head_dim] += sum over j < n of p[r * ld + j] * scale_j * centroids of cell first + j, p >= 0.
-  // Integer tables round p * scale to 16 bits of the largest among 128 cells.
+  // o[r][head_dim] += sum over j < n of p[r * ld + j] * scale_j * centroids of cell first + j, p >=
+  // 0. Integer tables round p * scale to 16 bits of the largest among 128 cells.
   void (*coded_accumulate)(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o);
 
   // The same two over dense f32 rows x[n][head_dim]; for many query rows (prefill). dk / dv any

@@ -1,14 +1,14 @@
-// RowCoder: a codec at the speed of a kernel table. The same bytes and floats as Codec gives; what
-// the table has no kernel for runs on the scalar truth.
+// RowCoder: a codec at the speed of a kernel table. The same bytes and floats as Codec gives.
 //
 //   auto codec = Codec::Create("turbo3t", 128);
 //   const RowCoder coder(*codec.value(), BestKernels());
 //   coder.Encode(x, n, rows);      // n * row_bytes() bytes
 //   coder.Decode(rows, n, x);
 //
-// Kernels exist for turbo1, turbo2, turbo3, turbo4, turbo8 and the trellis codecs with the
-// least-squares scale, the Gaussian codebook and the Walsh-Hadamard rotation. Any number of threads
-// may use one RowCoder. Nothing is allocated after construction.
+// Every codec runs on the table's kernels, but for dense maps (rotation=haar, projection=gaussian),
+// trellis search without the Walsh-Hadamard rotation, and the codecs of groups, which are there to
+// compare with. Any number of threads may use one RowCoder. Nothing is allocated after
+// construction.
 #ifndef TURBOQUANT_KERNELS_ROW_CODER_H_
 #define TURBOQUANT_KERNELS_ROW_CODER_H_
 
@@ -16,6 +16,8 @@
 #include <cstdint>
 
 #include "codec/codec.h"
+#include "codec/row_ops.h"
+#include "codec/trellis.h"
 #include "kernels/kernel_api.h"
 #include "math/rotation.h"
 
@@ -31,19 +33,30 @@ class RowCoder {
   size_t Encode(const float* x, size_t n, uint8_t* rows, uint8_t* valid = nullptr) const;
   void Decode(const uint8_t* rows, size_t n, float* x) const;
 
-  // False: everything runs on the scalar truth.
-  bool accelerated() const { return path_ != Path::kCodec; }
+  // Rotated rows, and inner products with them, as the codec has them.
+  void DecodeRotated(const uint8_t* rows, size_t n, float* y) const;
+  void InnerProducts(const float* query, const uint8_t* rows, size_t n, float* scores) const;
+
+  // The table's steps, for the functions of Codec that take them.
+  const RowOps& ops() const { return ops_; }
+
+  // False: the table has no kernel for the most expensive step of encoding.
+  bool accelerated() const;
 
  private:
-  enum class Path : uint8_t { kCodec, kScalar, kTrellis };
+  // kScalar and kTrellis have kernels that run all steps of a row at once.
+  enum class Path : uint8_t { kSteps, kScalar, kTrellis };
 
   static Path PathOf(const CodecSpec& spec);
   size_t EncodeTrellis(const float* x, size_t n, uint8_t* rows, uint8_t* valid) const;
+  uint16_t TrellisScale(const float* x, const uint8_t* planes) const;
 
   const Codec& codec_;
   const KernelTable& table_;
+  RowOps ops_;
   Path path_;
   Rotation rotation_;
+  TrellisView trellis_{};
 };
 
 }  // namespace turboquant

@@ -101,6 +101,15 @@ void Svg::Text(SvgPoint at, double size, SvgAnchor anchor, std::string_view text
       at.y, size, AnchorName(anchor), style, Escaped(text));
 }
 
+void Svg::TextWithHalo(SvgPoint at, double size, SvgAnchor anchor, std::string_view text,
+                       std::string_view style, std::string_view halo) {
+  const std::string outline = fmt::format(
+      "{} aria-hidden=\"true\" stroke=\"{}\" stroke-width=\"3.5\" stroke-linejoin=\"round\"", style,
+      halo);
+  Text(at, size, anchor, text, outline);
+  Text(at, size, anchor, text, style);
+}
+
 void Svg::TextUpwards(SvgPoint at, double size, std::string_view text) {
   body_ += fmt::format(
       "<text transform=\"translate({:.1f} {:.1f}) rotate(-90)\" font-size=\"{:g}\" "

@@ -37,6 +37,10 @@ class Svg {
   // at: the baseline. Text is escaped.
   void Text(SvgPoint at, double size, SvgAnchor anchor, std::string_view text,
             std::string_view style = "fill=\"#222\"");
+  // The same on an outline of the background's color, which keeps it legible over lines. The
+  // outline is a text of its own below: not every program knows paint-order.
+  void TextWithHalo(SvgPoint at, double size, SvgAnchor anchor, std::string_view text,
+                    std::string_view style, std::string_view halo);
   // Read from bottom to top, centred on `at`.
   void TextUpwards(SvgPoint at, double size, std::string_view text);
 

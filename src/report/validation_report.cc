@@ -47,7 +47,8 @@ constexpr SvgBox kPlot = {84, 110, 724, 624};
 constexpr SvgBox kRanks = {872, 110, 1150, 624};
 constexpr double kMinBits = 1, kMaxBits = 5.2;
 constexpr double kMinDistortion = 0.0012, kMaxDistortion = 0.6;
-constexpr double kMaxBitsRanked = 12;  // f16 is no quantiser to rank
+constexpr std::string_view kBelow = "#f1efe9";  // the area below Shannon's bound
+constexpr double kMaxBitsRanked = 12;           // f16 is no quantiser to rank
 
 std::string Tooltip(const RatePoint& p) {
   return fmt::format("{}: {:.3f} bits a value, distortion {:.3g}, {:.2f} dB above Shannon", p.spec,
@@ -82,11 +83,8 @@ class Labels {
       anchor = place.anchor;
     }
     Occupy(SvgTextBox(best, kSize, anchor, text));
-    // A halo keeps the name legible on a line.
-    svg_->Text(best, kSize, anchor, text,
-               fmt::format("fill=\"{}\" stroke=\"#ffffff\" stroke-width=\"3.5\" "
-                           "stroke-linejoin=\"round\" paint-order=\"stroke\" font-weight=\"600\"",
-                           color));
+    svg_->TextWithHalo(best, kSize, anchor, text,
+                       fmt::format("fill=\"{}\" font-weight=\"600\"", color), "#ffffff");
   }
 
  private:
@@ -123,15 +121,13 @@ void DrawShannon(const SvgAxis& x, const SvgAxis& y, Svg* svg) {
   std::vector<SvgPoint> below = curve;
   below.push_back({curve.back().x, kPlot.bottom});
   below.push_back({kPlot.left, kPlot.bottom});
-  svg->Path(below, true, "fill=\"#f1efe9\"");
+  svg->Path(below, true, fmt::format("fill=\"{}\"", kBelow));
   DrawAxes(x, y, svg);
   svg->Path(curve, false, "fill=\"none\" stroke=\"#222\" stroke-width=\"2\"");
-  svg->Text({x.At(1.12), y.At(0.0042)}, 13, SvgAnchor::kStart, "Shannon’s bound 2^(−2 bits)",
-            "fill=\"#222\" font-weight=\"600\" stroke=\"#f1efe9\" stroke-width=\"4\" "
-            "paint-order=\"stroke\"");
-  svg->Text({x.At(1.12), y.At(0.0042) + 18}, 12, SvgAnchor::kStart,
-            "no code of a Gaussian source can be in this area",
-            "fill=\"#6b675d\" stroke=\"#f1efe9\" stroke-width=\"4\" paint-order=\"stroke\"");
+  svg->TextWithHalo({x.At(1.12), y.At(0.0042)}, 13, SvgAnchor::kStart,
+                    "Shannon’s bound 2^(−2 bits)", "fill=\"#222\" font-weight=\"600\"", kBelow);
+  svg->TextWithHalo({x.At(1.12), y.At(0.0042) + 18}, 12, SvgAnchor::kStart,
+                    "no code of a Gaussian source can be in this area", "fill=\"#6b675d\"", kBelow);
 }
 
 void DrawLegend(const std::vector<RatePoint>& points, Svg* svg) {

@@ -239,10 +239,10 @@ TEST(CodecRows, RotationsAreOrthogonalMaps) {
         const std::vector<float> b = testing::UnitRow(d, &random);
         std::vector<float> sum(d), ra(d), rb(d), rsum(d), back(d);
         for (int i = 0; i < d; ++i) sum[i] = 3 * a[i] - 0.5f * b[i];
-        m->Forward(a.data(), ra.data());
-        m->Forward(b.data(), rb.data());
-        m->Forward(sum.data(), rsum.data());
-        m->Backward(ra.data(), back.data());
+        m->Forward(a.data(), ra.data(), ScalarRowOps());
+        m->Forward(b.data(), rb.data(), ScalarRowOps());
+        m->Forward(sum.data(), rsum.data(), ScalarRowOps());
+        m->Backward(ra.data(), back.data(), ScalarRowOps());
         double before = 0, after = 0;
         for (int i = 0; i < d; ++i) {
           EXPECT_NEAR(rsum[i], 3 * ra[i] - 0.5f * rb[i], 2e-6) << d;

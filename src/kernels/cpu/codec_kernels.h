@@ -10,6 +10,7 @@
 
 #include "codec/codebook.h"
 #include "codec/format.h"
+#include "codec/row_energy.h"
 #include "kernels/kernel_api.h"
 
 namespace turboquant {
@@ -319,16 +320,18 @@ struct Bisection {
   static constexpr int kLevels = kBits < 4 ? kBits : 4;
   static constexpr int kRest = kBits - kLevels;
   Table level[kLevels];
+  const float* thresholds;
 };
 template <int kBits>
-TQ_INLINE Bisection<kBits> LoadBisection() {
+TQ_INLINE Bisection<kBits> LoadBisection(const float* thresholds) {
   using Result = Bisection<kBits>;
   constexpr int kThresholds = (1 << Result::kLevels) - 1;
   float coarse[kThresholds];  // every 2^kRest-th
   for (int i = 0; i < kThresholds; ++i) {
-    coarse[i] = ThresholdsOf<kBits>()[((i + 1) << Result::kRest) - 1];
+    coarse[i] = thresholds[((i + 1) << Result::kRest) - 1];
   }
   Result result;
+  result.thresholds = thresholds;
   for (int b = 0; b < Result::kLevels; ++b) {
     const int step = 1 << (Result::kLevels - 1 - b);
     result.level[b] = LoadShortTable(coarse + step - 1, kThresholds - step + 1);
@@ -336,18 +339,17 @@ TQ_INLINE Bisection<kBits> LoadBisection() {
   return result;
 }
 template <int kBits>
-TQ_INLINE IntVec NearestCodes(const Bisection<kBits>& thresholds, FloatVec u) {
+TQ_INLINE IntVec NearestCodes(const Bisection<kBits>& bisection, FloatVec u) {
   constexpr int kLevels = Bisection<kBits>::kLevels;
   constexpr int kRest = Bisection<kBits>::kRest;
   IntVec idx = ZeroInt();
   for (int b = 0; b < kLevels; ++b) {
-    idx =
-        AddWhereGreater(idx, u, Lookup<kLevels>(thresholds.level[b], idx), 1 << (kLevels - 1 - b));
+    idx = AddWhereGreater(idx, u, Lookup<kLevels>(bisection.level[b], idx), 1 << (kLevels - 1 - b));
   }
   if constexpr (kRest > 0) {
     idx = ShiftLeft<kRest>(idx);
     for (int step = 1 << (kRest - 1); step > 0; step /= 2) {
-      idx = AddWhereGreater(idx, u, Gather(ThresholdsOf<kBits>() + step - 1, idx), step);
+      idx = AddWhereGreater(idx, u, Gather(bisection.thresholds + step - 1, idx), step);
     }
   }
   return idx;
@@ -356,44 +358,44 @@ TQ_INLINE IntVec NearestCodes(const Bisection<kBits>& thresholds, FloatVec u) {
 // The centroids of a codebook, times a factor.
 template <int kBits>
 struct ScaledCentroids {
-  TQ_INLINE explicit ScaledCentroids(float factor) : factor_(Set(factor)) {
-    if constexpr (kBits <= 4) {
-      table_ = Scale(LoadTable<kBits>(CentroidsOf<kBits>()), factor);
-    }
+  TQ_INLINE ScaledCentroids(const float* centroids, float factor)
+      : centroids_(centroids), factor_(Set(factor)) {
+    if constexpr (kBits <= 4) table_ = Scale(LoadTable<kBits>(centroids), factor);
   }
   TQ_INLINE FloatVec operator[](IntVec idx) const {
     if constexpr (kBits <= 4) {
       return Lookup<kBits>(table_, idx);
     } else {
-      return Mul(Gather(CentroidsOf<kBits>(), idx), factor_);
+      return Mul(Gather(centroids_, idx), factor_);
     }
   }
 
  private:
+  const float* centroids_;
   Table table_;
   FloatVec factor_;
 };
 
-// MeasureRow of the scalar truth.
-struct RowMeasure {
-  bool finite;
-  bool usable;
-  float inverse_rms;
-};
-TQ_INLINE RowMeasure Measure(const float* y, int d) {
+// Dot16 of the scalar truth.
+float DotKernel(const float* a, const float* b, int n) {
   Sum16 sum;
   for (int v = 0; v < kVecsOf16; ++v) sum.part[v] = Zero();
-  for (int i = 0; i < d; i += 16) {
+  for (int i = 0; i < n; i += 16) {
     for (int v = 0; v < kVecsOf16; ++v) {
-      const FloatVec x = Load(y + i + v * kLanes);
-      sum.part[v] = Add(sum.part[v], Mul(x, x));
+      const int at = i + v * kLanes;
+      sum.part[v] = Add(sum.part[v], Mul(Load(a + at), Load(b + at)));
     }
   }
-  const float energy = Fold(sum);
-  const float inverse_rms = 1.0f / SquareRoot(energy / static_cast<float>(d));
-  // Not finite, zero, or too small to divide by: the row is stored as zeros.
-  const bool finite = energy <= 3.4028234e38f;
-  return {finite, finite && energy > 0.0f && inverse_rms <= 3.4028234e38f, inverse_rms};
+  return Fold(sum);
+}
+
+// MeasureRow of the scalar truth.
+RowEnergy MeasureKernel(const float* y, int n) {
+  const float energy = DotKernel(y, y, n);
+  if (!(energy <= 3.4028234e38f)) return {RowKind::kInvalid, 0.0f, 0.0f};
+  const float inverse_rms = 1.0f / SquareRoot(energy / static_cast<float>(n));
+  if (!(energy > 0.0f && inverse_rms <= 3.4028234e38f)) return {RowKind::kZero, 0.0f, 0.0f};
+  return {RowKind::kUsable, energy, inverse_rms};
 }
 
 // The least-squares scale, rounded as it is stored, from the sums over terms y c and c c.
@@ -415,34 +417,73 @@ struct ScaleFit {
   }
 };
 
+// QuantizeValues of the scalar truth: codes of y[n] * inverse_rms, and what they add to the sums.
+template <int kBits>
+TQ_INLINE void QuantizeVectors(const float* centroids, const float* thresholds, const float* y,
+                               int n, float inverse_rms, uint8_t* codes, ScaleFit* fit) {
+  const ScaledCentroids<kBits> values(centroids, 1.0f);
+  const Bisection<kBits> bisection = LoadBisection<kBits>(thresholds);
+  alignas(64) uint8_t bytes[kMaxHeadDim];
+  for (int i = 0; i < n; i += 16) {
+    for (int v = 0; v < kVecsOf16; ++v) {
+      const FloatVec x = Load(y + i + v * kLanes);
+      const IntVec idx = NearestCodes<kBits>(bisection, Mul(x, Set(inverse_rms)));
+      fit->AddTerms(v, x, values[idx]);
+      StoreBytes(bytes + i + v * kLanes, idx);
+    }
+  }
+  if (PlanesFitVectors(n)) {
+    PackCodes<kBits, uint64_t>(bytes, n, codes);
+  } else {
+    PackCodes<kBits, uint16_t>(bytes, n, codes);
+  }
+}
+
 // EncodeRotatedRow of the scalar truth, step by step.
 template <int kBits>
 bool EncodeRow(const float* y, int d, uint8_t* codes, uint16_t* scale) {
   *scale = 0;
-  const RowMeasure row = Measure(y, d);
-  if (!row.usable) {
+  const RowEnergy row = MeasureKernel(y, d);
+  if (row.kind != RowKind::kUsable) {
     memset(codes, 0, static_cast<size_t>(kBits * d / 8));
-    return row.finite;
+    return row.kind == RowKind::kZero;
   }
-  const ScaledCentroids<kBits> centroids(1.0f);
-  const Bisection<kBits> thresholds = LoadBisection<kBits>();
-  alignas(64) uint8_t bytes[kMaxHeadDim];
   ScaleFit fit;
-  for (int i = 0; i < d; i += 16) {
-    for (int v = 0; v < kVecsOf16; ++v) {
-      const FloatVec x = Load(y + i + v * kLanes);
-      const IntVec idx = NearestCodes<kBits>(thresholds, Mul(x, Set(row.inverse_rms)));
-      fit.AddTerms(v, x, centroids[idx]);
-      StoreBytes(bytes + i + v * kLanes, idx);
-    }
-  }
-  if (PlanesFitVectors(d)) {
-    PackCodes<kBits, uint64_t>(bytes, d, codes);
-  } else {
-    PackCodes<kBits, uint16_t>(bytes, d, codes);
-  }
+  QuantizeVectors<kBits>(CentroidsOf<kBits>(), ThresholdsOf<kBits>(), y, d, row.inverse_rms, codes,
+                         &fit);
   *scale = fit.Half();
   return true;
+}
+
+template <int kBits>
+void QuantizeWith(const CodebookView& book, const float* y, int n, float inverse_rms,
+                  uint8_t* codes, float* dot, float* norm) {
+  ScaleFit fit;
+  for (int v = 0; v < kVecsOf16; ++v) {
+    fit.dot.part[v] = Load(dot + v * kLanes);
+    fit.norm.part[v] = Load(norm + v * kLanes);
+  }
+  QuantizeVectors<kBits>(book.centroids, book.thresholds, y, n, inverse_rms, codes, &fit);
+  for (int v = 0; v < kVecsOf16; ++v) {
+    Store(dot + v * kLanes, fit.dot.part[v]);
+    Store(norm + v * kLanes, fit.norm.part[v]);
+  }
+}
+
+void QuantizeKernel(const CodebookView& book, const float* y, int n, float inverse_rms,
+                    uint8_t* codes, float* dot, float* norm) {
+  switch (book.bits) {
+    case 1:
+      return QuantizeWith<1>(book, y, n, inverse_rms, codes, dot, norm);
+    case 2:
+      return QuantizeWith<2>(book, y, n, inverse_rms, codes, dot, norm);
+    case 3:
+      return QuantizeWith<3>(book, y, n, inverse_rms, codes, dot, norm);
+    case 8:
+      return QuantizeWith<8>(book, y, n, inverse_rms, codes, dot, norm);
+    default:
+      return QuantizeWith<4>(book, y, n, inverse_rms, codes, dot, norm);
+  }
 }
 
 bool EncodeKernel(int bits, const RotationView& r, const float* x, const float* mean,
@@ -465,28 +506,55 @@ bool EncodeKernel(int bits, const RotationView& r, const float* x, const float* 
 
 // ---- decode ----
 
+// out[i] = centroid of code i, of `scaled`; n is a multiple of 16.
+template <int kBits>
+TQ_INLINE void DequantizeVectors(const ScaledCentroids<kBits>& scaled, const uint8_t* codes, int n,
+                                 float* out) {
+  if constexpr (kBits > 1 && kBits < 8) {
+    if (PlanesFitVectors(n)) {
+      constexpr int kCount = kPlanes<kBits>;
+      const int plane = n / kCount;
+      for (int k = 0; k < plane; k += kLanes) {
+        IntVec idx[kCount];
+        LoadIndices<kBits>(codes, ChunkAt<kBits>(n, k), idx);
+        for (int t = 0; t < kCount; ++t) Store(out + t * plane + k, scaled[idx[t]]);
+      }
+      return;
+    }
+  }
+  alignas(64) uint8_t bytes[kMaxHeadDim];
+  UnpackCodes<kBits>(codes, n, bytes);
+  for (int i = 0; i < n; i += kLanes) Store(out + i, scaled[LoadBytes(bytes + i)]);
+}
+
 template <int kBits>
 void DecodeRows(const uint8_t* codes, const uint16_t* scales, int d, int n, float* out) {
   const size_t stride = static_cast<size_t>(kBits * d / 8);
   for (int j = 0; j < n; ++j) {
-    const uint8_t* row = codes + j * stride;
-    float* to = out + static_cast<size_t>(j) * d;
-    const ScaledCentroids<kBits> scaled(FromHalf(scales[j]));
-    if constexpr (kBits > 1 && kBits < 8) {
-      if (PlanesFitVectors(d)) {
-        constexpr int kCount = kPlanes<kBits>;
-        const int plane = d / kCount;
-        for (int k = 0; k < plane; k += kLanes) {
-          IntVec idx[kCount];
-          LoadIndices<kBits>(row, ChunkAt<kBits>(d, k), idx);
-          for (int t = 0; t < kCount; ++t) Store(to + t * plane + k, scaled[idx[t]]);
-        }
-        continue;
-      }
-    }
-    alignas(64) uint8_t bytes[kMaxHeadDim];
-    UnpackCodes<kBits>(row, d, bytes);
-    for (int i = 0; i < d; i += kLanes) Store(to + i, scaled[LoadBytes(bytes + i)]);
+    const ScaledCentroids<kBits> scaled(CentroidsOf<kBits>(), FromHalf(scales[j]));
+    DequantizeVectors<kBits>(scaled, codes + j * stride, d, out + static_cast<size_t>(j) * d);
+  }
+}
+
+template <int kBits>
+void DequantizeWith(const CodebookView& book, const uint8_t* codes, float scale, int n,
+                    float* out) {
+  DequantizeVectors<kBits>(ScaledCentroids<kBits>(book.centroids, scale), codes, n, out);
+}
+
+void DequantizeKernel(const CodebookView& book, const uint8_t* codes, float scale, int n,
+                      float* out) {
+  switch (book.bits) {
+    case 1:
+      return DequantizeWith<1>(book, codes, scale, n, out);
+    case 2:
+      return DequantizeWith<2>(book, codes, scale, n, out);
+    case 3:
+      return DequantizeWith<3>(book, codes, scale, n, out);
+    case 8:
+      return DequantizeWith<8>(book, codes, scale, n, out);
+    default:
+      return DequantizeWith<4>(book, codes, scale, n, out);
   }
 }
 

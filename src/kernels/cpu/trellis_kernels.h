@@ -286,14 +286,14 @@ int EncodeTrellisAll(const TrellisView& trellis, const RotationView& r, const fl
     to[count] = planes + static_cast<size_t>(j) * stride;
     scale[count] = scales + j;
     RotateRow(r, x + static_cast<size_t>(j) * d, mean, rotated[count]);
-    const RowMeasure row = Measure(rotated[count], d);
+    const RowEnergy row = MeasureKernel(rotated[count], d);
     inverse_rms[count] = row.inverse_rms;
-    if (row.usable) {
+    if (row.kind == RowKind::kUsable) {
       ++count;
     } else {
       memset(to[count], 0, stride);
       *scale[count] = 0;
-      invalid += row.finite ? 0 : 1;
+      invalid += row.kind == RowKind::kZero ? 0 : 1;
     }
     if (count == S::kRows || (count > 0 && j + 1 == n)) {
       EncodeTrellisRows<kBits, kMemory>(trellis, subset, y, inverse_rms, count, d, to, scale);

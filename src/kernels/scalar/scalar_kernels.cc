@@ -72,6 +72,11 @@ void DecodeTrellis(const TrellisView& trellis, int head_dim, const uint8_t* plan
   }
 }
 
+void Quantize(const CodebookView& book, const float* y, int n, float inverse_rms, uint8_t* codes,
+              float* dot, float* norm) {
+  QuantizeValues(book, y, n, 0, inverse_rms, codes, dot, norm);
+}
+
 // The centroids of one cell, without its scale.
 void LoadCentroids(const CodedTiles& x, int cell, float* c) {
   uint8_t codes[kMaxHeadDim];
@@ -193,6 +198,10 @@ constexpr KernelTable kScalarKernelTable = {
     .decode = Decode,
     .encode_trellis = EncodeTrellis,
     .decode_trellis = DecodeTrellis,
+    .measure = MeasureRow,
+    .quantize = Quantize,
+    .dequantize = DequantizeValues,
+    .dot = Dot16,
     .prepare_queries = PrepareQueries,
     .coded_scores = CodedScores,
     .coded_accumulate = CodedAccumulate,
