@@ -16,6 +16,7 @@
 
 #include "base/fp16.h"
 #include "base/rng.h"
+#include "kernels/format_rows.h"
 #include "kernels/kernel_api.h"
 #include "kernels/tile_layout.h"
 #include "math/rotation.h"
@@ -201,21 +202,24 @@ std::vector<float> RandomFloats(size_t n) {
 constexpr int kBlock = 128;
 
 struct Coded {
-  Coded(const KernelTable& table, int bits, int d, int rows, TileForm form)
-      : bits(bits), d(d), form(form), stride(static_cast<size_t>(bits * d / 8)) {
+  Coded(const KernelTable& table, Format format, int d, int rows, TileForm form)
+      : format(format), d(d), form(form), stride(CodeBytes(format, d)) {
     codes.resize(TilesBytes(stride, rows));
     scales.resize(TilesBytes(1, rows));
-    std::vector<uint8_t> row(stride);
+    std::vector<uint8_t> coded(64 * stride);
+    std::vector<uint16_t> coded_scales(64);
     const Rotation rotation(d, 1);
     const std::vector<float> x = RandomFloats(static_cast<size_t>(d) * 64);
+    EncodeFormatRows(table, format, rotation.view(), x.data(), 64, coded.data(),
+                     coded_scales.data());
     for (int j = 0; j < rows; ++j) {
-      table.encode(bits, rotation.view(), x.data() + (j % 64) * d, nullptr, row.data(), &scales[j]);
-      StoreTileRow(form, stride, j, row.data(), codes.data());
+      StoreTileRow(form, stride, j, coded.data() + j % 64 * stride, codes.data());
+      scales[j] = coded_scales[j % 64];
     }
   }
-  CodedTiles At(int j) const { return {static_cast<Format>(bits), d, codes.data(), scales.data(), j, form}; }
+  CodedTiles At(int j) const { return {format, d, codes.data(), scales.data(), j, form}; }
 
-  int bits;
+  Format format;
   int d;
   TileForm form;
   size_t stride;
@@ -223,23 +227,27 @@ struct Coded {
   std::vector<uint16_t> scales;
 };
 
-void Encode(benchmark::State& state, const KernelTable& table, int bits, int d) {
+// As the cache encodes: a batch of rows a call, minus their means.
+void Encode(benchmark::State& state, const KernelTable& table, Format format, int d) {
   const Rotation rotation(d, 1);
   const std::vector<float> x = RandomFloats(static_cast<size_t>(d) * 64);
   const std::vector<float> mean = RandomFloats(d);
-  std::vector<uint8_t> codes(static_cast<size_t>(d));
-  uint16_t scale;
+  const int batch = EncodeBatch(format);
+  std::vector<float> rows(static_cast<size_t>(batch) * d);
+  std::vector<uint8_t> codes(batch * CodeBytes(format, d));
+  std::vector<uint16_t> scales(batch);
   int j = 0;
-  LoopRows(state, 1, [&] {
-    benchmark::DoNotOptimize(
-        table.encode(bits, rotation.view(), x.data() + j * d, mean.data(), codes.data(), &scale));
-    j = (j + 1) % 64;
+  LoopRows(state, batch, [&] {
+    for (int i = 0; i < batch * d; ++i) rows[i] = x[j * d + i] - mean[i % d];
+    benchmark::DoNotOptimize(EncodeFormatRows(table, format, rotation.view(), rows.data(), batch,
+                                              codes.data(), scales.data()));
+    j = (j + batch) % 64;
   });
 }
 
-void Scores(benchmark::State& state, const KernelTable& table, int bits, int d, int rows,
+void Scores(benchmark::State& state, const KernelTable& table, Format format, int d, int rows,
             int cache_rows) {
-  const Coded k(table, bits, d, cache_rows, TileForm::kKeys);
+  const Coded k(table, format, d, cache_rows, TileForm::kKeys);
   const std::vector<float> q = RandomFloats(static_cast<size_t>(rows) * d);
   std::vector<uint8_t> prepared(rows * PreparedQueryBytes(d));
   table.prepare_queries(q.data(), d, rows, prepared.data());
@@ -251,9 +259,9 @@ void Scores(benchmark::State& state, const KernelTable& table, int bits, int d, 
   });
 }
 
-void Accumulate(benchmark::State& state, const KernelTable& table, int bits, int d, int rows,
+void Accumulate(benchmark::State& state, const KernelTable& table, Format format, int d, int rows,
                 int cache_rows) {
-  const Coded v(table, bits, d, cache_rows, TileForm::kValues);
+  const Coded v(table, format, d, cache_rows, TileForm::kValues);
   std::vector<float> p = RandomFloats(static_cast<size_t>(rows) * kBlock);
   std::vector<float> o(static_cast<size_t>(rows) * d);
   int j = 0;
@@ -332,23 +340,25 @@ void RegisterTable(const KernelTable& table) {
   constexpr int kStreamed = 1 << 21;  // memory
   std::string name = "/";
   name += table.name;
-  for (const int bits : {2, 3, 4}) {
+  for (const Format format : kFormats) {
+    if (!IsCoded(format)) continue;
     for (const int d : {64, 128}) {
-      const std::string shape = name + "/turbo" + std::to_string(bits) + "/d" + std::to_string(d);
-      Register("encode" + shape, [=, &table](benchmark::State& s) { Encode(s, table, bits, d); });
+      const std::string shape =
+          name + "/" + std::string(FormatName(format)) + "/d" + std::to_string(d);
+      Register("encode" + shape, [=, &table](benchmark::State& s) { Encode(s, table, format, d); });
       for (const int rows : {1, 3, 4, 8}) {
         const std::string full = shape + "/rows" + std::to_string(rows);
         Register("scores" + full,
-                 [=, &table](benchmark::State& s) { Scores(s, table, bits, d, rows, kCached); });
+                 [=, &table](benchmark::State& s) { Scores(s, table, format, d, rows, kCached); });
         Register("accumulate" + full, [=, &table](benchmark::State& s) {
-          Accumulate(s, table, bits, d, rows, kCached);
+          Accumulate(s, table, format, d, rows, kCached);
         });
       }
       if (table.name == "scalar") continue;
       Register("scores" + shape + "/rows3/streamed",
-               [=, &table](benchmark::State& s) { Scores(s, table, bits, d, 3, kStreamed); });
+               [=, &table](benchmark::State& s) { Scores(s, table, format, d, 3, kStreamed); });
       Register("accumulate" + shape + "/rows3/streamed",
-               [=, &table](benchmark::State& s) { Accumulate(s, table, bits, d, 3, kStreamed); });
+               [=, &table](benchmark::State& s) { Accumulate(s, table, format, d, 3, kStreamed); });
     }
   }
   for (const int n : {64, 256}) {

@@ -38,7 +38,8 @@ constexpr char kDescription[] =
     "  turboquant validate --svg plot.svg";
 
 constexpr char kFooter[] =
-    "Formats: turbo2 turbo3 turbo4 f16.  Presets: quality balanced (default) small.\n"
+    "Formats: turbo2 turbo3 turbo4, turbo2t turbo3t turbo4t (trellis: better, slower), turbo8, f16.\n"
+    "Presets: quality, balanced (default), small.\n"
     "A SPEC is a preset or format and settings: k=turbo4,v=turbo3,sink=4,tail=128,center=on\n"
     "Environment: TURBOQUANT_KV (SPEC), TURBOQUANT_LLAMA_BIN (folder of llama.cpp's tools),\n"
     "  TURBOQUANT_PLUGIN (path of libggml-turboquant.so), TURBOQUANT_CACHE, NO_COLOR.\n"

@@ -1,5 +1,6 @@
 #include "codec/format.h"
 
+#include <algorithm>
 #include <string>
 
 namespace turboquant {
@@ -9,6 +10,10 @@ bool SupportedHeadDim(int head_dim) {
   int odd = head_dim;
   while (odd % 2 == 0) odd /= 2;
   return odd <= 63;
+}
+
+bool KnownFormat(int id) {
+  return std::ranges::any_of(kFormats, [id](Format f) { return static_cast<int>(f) == id; });
 }
 
 std::string_view FormatName(Format f) {
@@ -21,16 +26,24 @@ std::string_view FormatName(Format f) {
       return "turbo3";
     case Format::kTurbo4:
       return "turbo4";
+    case Format::kTurbo8:
+      return "turbo8";
+    case Format::kTurbo2t:
+      return "turbo2t";
+    case Format::kTurbo3t:
+      return "turbo3t";
+    case Format::kTurbo4t:
+      return "turbo4t";
   }
   return "unknown";
 }
 
 Result<Format> ParseFormat(std::string_view name) {
-  for (Format f : {Format::kTurbo2, Format::kTurbo3, Format::kTurbo4, Format::kF16}) {
+  for (Format f : kFormats) {
     if (name == FormatName(f)) return f;
   }
-  return InvalidArgument("unknown format '" + std::string(name.substr(0, 40)) +
-                         "': use turbo2, turbo3, turbo4 or f16, e.g. turbo3.");
+  return InvalidArgument("unknown format '" + std::string(name.substr(0, 40)) + "': use one of " +
+                         std::string(kFormatNames) + ", e.g. turbo3.");
 }
 
 }  // namespace turboquant

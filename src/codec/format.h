@@ -12,21 +12,35 @@
 
 namespace turboquant {
 
-// Ids are stored in state files: never renumber.
+// Ids are stored in state files: never renumber. The low four bits are the width of a code.
 enum class Format : uint8_t {
   kF16 = 0,     // not compressed
   kTurbo2 = 2,  // scalar Lloyd-Max, 2 bits + one fp16 scale
   kTurbo3 = 3,
   kTurbo4 = 4,
+  kTurbo8 = 8,
+  kTurbo2t = 18,  // trellis, 64 states
+  kTurbo3t = 19,  // trellis, 8 states
+  kTurbo4t = 20,
 };
+
+// All of them, coarsest first.
+inline constexpr Format kFormats[] = {Format::kTurbo2,  Format::kTurbo2t, Format::kTurbo3,
+                                      Format::kTurbo3t, Format::kTurbo4,  Format::kTurbo4t,
+                                      Format::kTurbo8,  Format::kF16};
 
 inline constexpr int kMinHeadDim = 16;
 inline constexpr int kMaxHeadDim = 1024;
 
 // Bits of one code; 16 for f16.
-constexpr int IndexBits(Format f) { return f == Format::kF16 ? 16 : static_cast<int>(f); }
+constexpr int IndexBits(Format f) { return f == Format::kF16 ? 16 : static_cast<int>(f) & 15; }
 
 constexpr bool IsCoded(Format f) { return f != Format::kF16; }
+
+constexpr bool IsTrellis(Format f) { return (static_cast<int>(f) & 16) != 0; }
+
+// Of a trellis format: 2^memory states.
+constexpr int TrellisMemory(Format f) { return f == Format::kTurbo2t ? 6 : 3; }
 
 // Bytes of the codes of one row, without its scale. head_dim % 16 == 0.
 constexpr size_t CodeBytes(Format f, int head_dim) {
@@ -42,9 +56,16 @@ constexpr size_t RowBytes(Format f, int head_dim) {
 // at most 63 (the rotation is a dense odd-sized map (x) a Walsh-Hadamard transform).
 bool SupportedHeadDim(int head_dim);
 
+// True if a format has this id.
+bool KnownFormat(int id);
+
 // "turbo3", "f16", ...
 std::string_view FormatName(Format f);
 Result<Format> ParseFormat(std::string_view name);
+
+// All names, for messages.
+inline constexpr std::string_view kFormatNames =
+    "turbo2, turbo3, turbo4, turbo2t, turbo3t, turbo4t, turbo8, f16";
 
 }  // namespace turboquant
 

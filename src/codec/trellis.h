@@ -56,7 +56,7 @@ TQ_HD inline uint8_t TrellisSubset(const TrellisView& trellis, int window) {
 }
 
 // bits in {2, 3, 4}, memory in [kTrellisMinMemory, kTrellisMaxMemory].
-TQ_HD inline TrellisView Trellis(int bits, int memory) {
+TQ_HD constexpr TrellisView Trellis(int bits, int memory) {
   constexpr unsigned kHigh[] = {05, 013, 023, 045, 0103, 0235, 0515};
   constexpr unsigned kLow[] = {02, 04, 04, 010, 024, 0126, 0362};
   const int row = memory - kTrellisMinMemory;

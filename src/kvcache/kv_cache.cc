@@ -49,7 +49,7 @@ Result<size_t> KvCache::BlockBytes(const CacheShape& shape, const Policy& policy
   }
   if (!IsCoded(policy.k) || !IsCoded(policy.v)) {
     return InvalidArgument("KvCache codes both sides; policy '" + policy.ToString() +
-                           "' leaves one at f16: choose turbo2, turbo3 or turbo4");
+                           "' leaves one at f16: choose turbo4, for example");
   }
   for (int head_dim : {shape.head_dim_k, shape.head_dim_v}) {
     if (!SupportedHeadDim(head_dim)) {

@@ -71,14 +71,14 @@ Status ApplyName(std::string_view name, Policy* policy) {
     return OkStatus();
   }
   return InvalidArgument("unknown word " + Quote(name) +
-                         " in the policy: use a preset (quality, balanced, small), a format "
-                         "(turbo2, turbo3, turbo4, f16) or key=value, e.g. balanced,tail=256.");
+                         " in the policy: use a preset (quality, balanced, small), a format (" +
+                         std::string(kFormatNames) + ") or key=value, e.g. balanced,tail=256.");
 }
 
 Status ApplyFormat(std::string_view word, std::string_view value, Format* out) {
   const Result<Format> format = ParseFormat(value);
   if (!format.ok()) {
-    return BadValue(word, "a format is one of turbo2, turbo3, turbo4, f16", "k=turbo4");
+    return BadValue(word, "a format is one of " + std::string(kFormatNames), "k=turbo4");
   }
   *out = format.value();
   return OkStatus();

@@ -1,7 +1,7 @@
 // Policy: which format each side of each layer gets, and what stays exact.
 //
 // Text form: comma-separated key=value, e.g. "k=turbo4,v=turbo3,sink=4,tail=128,center=on,swa=f16".
-//   k, v      format of keys / values: turbo2 turbo3 turbo4 f16
+//   k, v      format of keys / values: turbo2 turbo3 turbo4, turbo2t turbo3t turbo4t, turbo8, f16
 //   sink      first cells of a stream that stay exact, 0..64
 //   tail      newest cells that stay exact, 0..4096
 //   center    on | off: subtract the frozen key mean of a page before coding

@@ -11,6 +11,7 @@ namespace turboquant {
 namespace {
 
 constexpr int kMeanRows = 128;     // a mean is taken from at most so many rows
+constexpr int kMaxBatch = 4;        // rows of one EncodeJob
 constexpr int kMeanLeastRows = 32; // and at least so many, else the page before lends its own
 
 size_t Align(size_t n) { return (n + 63) & ~size_t{63}; }
@@ -132,16 +133,17 @@ int RowStore::AllocateMean() {
 }
 
 void RowStore::QuantiseMean(int index, const float* mean) {
+  const auto limit = static_cast<float>(MeanStepLimit(shape_.format));
   for (int g = 0; g < shape_.width / 16; ++g) {
     float largest = 0.0f;
     for (int i = 0; i < 16; ++i) largest = std::max(largest, std::fabs(mean[16 * g + i]));
-    const uint16_t size = FloatToHalf(std::min(largest / 127.0f, kHalfMax));
+    const uint16_t size = FloatToHalf(std::min(largest / limit, kHalfMax));
     const float step = HalfToFloat(size);
     mean_sizes_[static_cast<size_t>(index) * (shape_.width / 16) + g] = size;
     for (int i = 0; i < 16; ++i) {
       const float steps = step > 0.0f ? std::nearbyint(mean[16 * g + i] / step) : 0.0f;
       mean_steps_[static_cast<size_t>(index) * shape_.width + 16 * g + i] =
-          static_cast<int8_t>(std::clamp(steps, -127.0f, 127.0f));
+          static_cast<int8_t>(std::clamp(steps, -limit, limit));
     }
   }
 }
@@ -276,20 +278,33 @@ void RowStore::PlanAppend(const NewRow* rows, int n) {
   }
 }
 
-void RowStore::EncodeJob(int index) {
-  const Job& job = jobs_[index / shape_.heads()];
-  const int head = index % shape_.heads();
+void RowStore::EncodeJob(int job_index) {
   const int d = shape_.head_dim;
-  float row[kMaxHeadDim];
+  const int heads = shape_.heads();
+  const int first = job_index * batch();
+  const int n = std::min(batch(), rows_to_encode() - first);
+  float rows[kMaxBatch * kMaxHeadDim];
   float mean[kMaxHeadDim];
-  kernels_->half_to_float(job.values + static_cast<size_t>(head) * d, row, d);
-  if (job.mean != 0) MeanValues(job.mean, head * d, d, mean);
-  uint8_t codes[kMaxHeadDim];
-  const bool finite = kernels_->encode(IndexBits(shape_.format), rotation_->view(), row,
-                                       job.mean != 0 ? mean : nullptr, codes,
-                                       scale(head, job.cell));
-  StoreCodes(head, job.cell, codes);
-  if (!finite) __atomic_fetch_add(&header_->non_finite_rows, 1, __ATOMIC_RELAXED);
+  for (int j = 0; j < n; ++j) {
+    const Job& job = jobs_[(first + j) / heads];
+    const int head = (first + j) % heads;
+    float* row = rows + static_cast<size_t>(j) * d;
+    kernels_->half_to_float(job.values + static_cast<size_t>(head) * d, row, d);
+    if (job.mean == 0) continue;
+    MeanValues(job.mean, head * d, d, mean);
+    for (int i = 0; i < d; ++i) row[i] -= mean[i];
+  }
+  uint8_t codes[kMaxBatch * kMaxHeadDim];
+  uint16_t scales[kMaxBatch];
+  const int invalid = EncodeFormatRows(*kernels_, shape_.format, rotation_->view(), rows, n, codes,
+                                       scales);
+  for (int j = 0; j < n; ++j) {
+    const int cell = jobs_[(first + j) / heads].cell;
+    const int head = (first + j) % heads;
+    StoreCodes(head, cell, codes + j * code_bytes_);
+    *scale(head, cell) = scales[j];
+  }
+  if (invalid > 0) __atomic_fetch_add(&header_->non_finite_rows, invalid, __ATOMIC_RELAXED);
 }
 
 void RowStore::CommitAppend() {
@@ -364,7 +379,7 @@ void RowStore::ReadRow(int cell, float* out) const {
     float* head = out + static_cast<size_t>(h) * d;
     uint8_t codes[kMaxHeadDim];
     LoadCodes(h, cell, codes);
-    kernels_->decode({IndexBits(shape_.format), d, codes, scale(h, cell)}, 1, head);
+    DecodeFormatRows(*kernels_, shape_.format, d, codes, scale(h, cell), 1, head);
     kernels_->unrotate(rotation_->view(), head, head);
     if (cell_mean_ == nullptr || cell_mean_[cell] == 0) continue;
     MeanValues(cell_mean_[cell], h * d, d, mean);
@@ -415,11 +430,10 @@ void RowStore::ExportRow(int cell, uint8_t* record) const {
   row.head_dim = shape_.head_dim;
   row.width = shape_.width;
   row.seed = seed_;
-  if (mean != 0) {
-    row.mean_steps = mean_steps_ + static_cast<size_t>(mean - 1) * shape_.width;
-    row.mean_sizes = mean_sizes_ + static_cast<size_t>(mean - 1) * (shape_.width / 16);
-  }
-  uint8_t* at = WriteStateRowHeader(row, record);
+  const size_t index = mean > 0 ? static_cast<size_t>(mean - 1) : 0;
+  uint8_t* at = WriteStateRowHeader(
+      row, mean != 0 ? mean_steps_ + index * shape_.width : nullptr,
+      mean != 0 ? mean_sizes_ + index * (shape_.width / 16) : nullptr, record);
   for (int h = 0; h < shape_.heads(); ++h) {
     std::memcpy(at, scale(h, cell), 2);
     LoadCodes(h, cell, at + 2);
@@ -439,10 +453,11 @@ Status RowStore::ImportRecord(int cell, const uint8_t* record, std::vector<uint1
     ++foreign_rows_;
     foreign_format_ = row.format;
   }
-  if (native && row.mean_steps != nullptr) {
-    std::vector<uint16_t> sizes(shape_.width / 16);  // records are not aligned
-    std::memcpy(sizes.data(), row.mean_sizes, sizes.size() * 2);
-    mean = shape_.center ? InstallMean(row.mean_steps, sizes.data()) : 0;
+  if (native && row.mean != nullptr) {
+    std::vector<int8_t> steps(shape_.width);
+    std::vector<uint16_t> sizes(shape_.width / 16);
+    LoadStateRowMean(row, steps.data(), sizes.data());
+    mean = shape_.center ? InstallMean(steps.data(), sizes.data()) : 0;
     native = mean != 0;
   }
   if (!native) {

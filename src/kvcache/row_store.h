@@ -17,6 +17,7 @@
 #include "attention/attend.h"
 #include "base/status.h"
 #include "codec/format.h"
+#include "kernels/format_rows.h"
 #include "kernels/kernel_api.h"
 #include "kernels/tile_layout.h"
 #include "math/rotation.h"
@@ -66,7 +67,7 @@ class RowStore {
   // PlanAppend (one thread) -> EncodeJob x jobs() (any threads) -> CommitAppend (one thread).
   // The rows must stay valid until CommitAppend. A cell that occurs twice keeps its last row.
   void PlanAppend(const NewRow* rows, int n);
-  int jobs() const { return static_cast<int>(jobs_.size()) * shape_.heads(); }
+  int jobs() const { return (rows_to_encode() + batch() - 1) / batch(); }
   void EncodeJob(int job);
   void CommitAppend();
   void Append(const NewRow* rows, int n);  // the three steps on this thread
@@ -120,6 +121,9 @@ class RowStore {
   };
 
   int slots() const { return shape_.sink + shape_.tail; }
+  // Head vectors the append in progress encodes, and how many of them one job takes.
+  int rows_to_encode() const { return static_cast<int>(jobs_.size()) * shape_.heads(); }
+  int batch() const { return EncodeBatch(shape_.format); }
   uint16_t* slot_values(int slot) const {
     return window_ + static_cast<size_t>(slot) * shape_.width;
   }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/fp16.h"
+#include "kernels/format_rows.h"
 #include "kvcache/row_store.h"
 
 namespace turboquant {
@@ -33,8 +34,15 @@ struct RecordHeader {
 static_assert(sizeof(RecordHeader) == 20);
 constexpr size_t kChecked = 8;  // the checksum covers the record from here
 
+// A byte a step, or two steps a byte: the first in the low half, each plus 8.
+bool HalfByteSteps(Format format) { return MeanStepLimit(format) < 8; }
+
+size_t MeanStepBytes(Format format, int width) {
+  return static_cast<size_t>(HalfByteSteps(format) ? width / 2 : width);
+}
+
 size_t RecordBytes(Format format, int head_dim, int width, bool mean) {
-  return sizeof(RecordHeader) + (mean ? width / 16 * 2 + width : 0) +
+  return sizeof(RecordHeader) + (mean ? width / 16 * 2 + MeanStepBytes(format, width) : 0) +
          static_cast<size_t>(width / head_dim) * RowBytes(format, head_dim);
 }
 
@@ -46,7 +54,7 @@ RecordHeader ReadHeader(const uint8_t* record) {
 
 bool PlausibleHeader(const RecordHeader& h, int width) {
   if (h.version != kVersion || (h.flags & ~kHasMean) != 0 || h.reserved != 0) return false;
-  if (h.format != 2 && h.format != 3 && h.format != 4) return false;
+  if (!KnownFormat(h.format) || !IsCoded(static_cast<Format>(h.format))) return false;
   if (h.width16 * 16 != width || !SupportedHeadDim(h.head_dim) || width % h.head_dim != 0) {
     return false;
   }
@@ -66,23 +74,28 @@ size_t StateRowBytes(const StoreShape& s) {
   return RecordBytes(s.format, s.head_dim, s.width, s.center);
 }
 
-uint8_t* WriteStateRowHeader(const StateRow& row, uint8_t* record) {
+uint8_t* WriteStateRowHeader(const StateRow& row, const int8_t* mean_steps,
+                             const uint16_t* mean_sizes, uint8_t* record) {
   RecordHeader h{};
   h.version = kVersion;
   h.format = static_cast<uint8_t>(row.format);
-  h.flags = row.mean_steps != nullptr ? kHasMean : 0;
+  h.flags = mean_steps != nullptr ? kHasMean : 0;
   h.head_dim = static_cast<uint16_t>(row.head_dim);
   h.width16 = static_cast<uint16_t>(row.width / 16);
   h.seed = row.seed;
   std::memcpy(record, &h, sizeof(h));
   uint8_t* at = record + sizeof(h);
-  if (row.mean_steps != nullptr) {
-    std::memcpy(at, row.mean_sizes, row.width / 16 * 2);
-    at += row.width / 16 * 2;
-    std::memcpy(at, row.mean_steps, row.width);
-    at += row.width;
+  if (mean_steps == nullptr) return at;
+  std::memcpy(at, mean_sizes, row.width / 16 * 2);
+  at += row.width / 16 * 2;
+  if (HalfByteSteps(row.format)) {
+    for (int i = 0; i < row.width; i += 2) {
+      at[i / 2] = static_cast<uint8_t>((mean_steps[i] + 8) | (mean_steps[i + 1] + 8) << 4);
+    }
+  } else {
+    std::memcpy(at, mean_steps, row.width);
   }
-  return at;
+  return at + MeanStepBytes(row.format, row.width);
 }
 
 void SealStateRow(const StateRow& row, uint8_t* record) {
@@ -116,16 +129,25 @@ Status ParseStateRow(const uint8_t* record, int width, StateRow* row) {
   row->width = width;
   row->seed = h.seed;
   const uint8_t* at = record + sizeof(h);
-  row->mean_steps = nullptr;
-  row->mean_sizes = nullptr;
+  row->mean = nullptr;
   if (h.flags & kHasMean) {
-    row->mean_sizes = reinterpret_cast<const uint16_t*>(at);
-    at += width / 16 * 2;
-    row->mean_steps = reinterpret_cast<const int8_t*>(at);
-    at += width;
+    row->mean = at;
+    at += width / 16 * 2 + MeanStepBytes(row->format, width);
   }
   row->rows = at;
   return OkStatus();
+}
+
+void LoadStateRowMean(const StateRow& row, int8_t* steps, uint16_t* sizes) {
+  std::memcpy(sizes, row.mean, row.width / 16 * 2);
+  const uint8_t* at = row.mean + row.width / 16 * 2;
+  if (!HalfByteSteps(row.format)) {
+    std::memcpy(steps, at, row.width);
+    return;
+  }
+  for (int i = 0; i < row.width; ++i) {
+    steps[i] = static_cast<int8_t>(((at[i / 2] >> (i % 2 * 4)) & 15) - 8);
+  }
 }
 
 void DecodeStateRow(const StateRow& row, const KernelTable& kernels, uint16_t* out) {
@@ -137,16 +159,15 @@ void DecodeStateRow(const StateRow& row, const KernelTable& kernels, uint16_t* o
     float* head = values.data() + static_cast<size_t>(h) * d;
     uint16_t scale;
     std::memcpy(&scale, at, 2);
-    kernels.decode({IndexBits(row.format), d, at + 2, &scale}, 1, head);
+    DecodeFormatRows(kernels, row.format, d, at + 2, &scale, 1, head);
     kernels.unrotate(rotation.view(), head, head);
     at += RowBytes(row.format, d);
   }
-  if (row.mean_steps != nullptr) {
-    for (int i = 0; i < row.width; ++i) {
-      uint16_t size;
-      std::memcpy(&size, reinterpret_cast<const uint8_t*>(row.mean_sizes) + i / 16 * 2, 2);
-      values[i] += HalfToFloat(size) * row.mean_steps[i];
-    }
+  if (row.mean != nullptr) {
+    std::vector<int8_t> steps(row.width);
+    std::vector<uint16_t> sizes(row.width / 16);
+    LoadStateRowMean(row, steps.data(), sizes.data());
+    for (int i = 0; i < row.width; ++i) values[i] += HalfToFloat(sizes[i / 16]) * steps[i];
   }
   kernels.float_to_half(values.data(), out, row.width);
 }

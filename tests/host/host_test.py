@@ -73,6 +73,8 @@ POLICIES = {
     "turbo3,tail=0,sink=0,center=off": (.12, .32),  # .038, .078
     "k=f16,v=turbo4": (.0065, .012),  # .0022, .0028
     "k=turbo4,v=f16": (.0075, .014),  # .0024, .0035
+    "k=turbo4t,v=turbo3t": (.008, .016),  # better than the scalar codes of the same bits
+    "turbo8": (.0065, .012),  # as q8_0
 }
 EVERYWHERE = "k=turbo4,v=turbo3"  # runs every scene; the others the plain one
 OTHER_SCENES = (.02, .08)  # .0069, .020 where few probes of other text are taken
@@ -113,7 +115,9 @@ def state_in_process():
             ("k=turbo4,v=turbo3", "off", STATE),
             ("turbo3,tail=0,sink=0", "on", STATE),
             ("turbo4,tail=16,sink=2", "off", ["state"]),
-            ("k=f16,v=turbo4", "on", ["state"])):
+            ("k=f16,v=turbo4", "on", ["state"]),
+            ("k=turbo4t,v=turbo3t", "on", STATE),
+            ("k=turbo8,v=turbo2t", "off", ["state"])):
         name = "state-%s-%s" % (re.sub(r"\W+", "_", str(policy)), fa)
         allowed = () if policy is None else ("shifted_logits",)
         succeed(name, policy, scenarios, ["fa=" + fa, "prompt=200"], allowed=allowed)
@@ -145,7 +149,8 @@ def state_files():
         plain = succeed("save-stock-" + fa, None, ["save"], options + ["file=%s" % stock_file])
         lost = succeed("lost-stock-" + fa, None, ["lost"], options)
         wrong = divergence("nothing remembered, fa " + fa, plain, lost, (99, 99), PROBES)
-        for policy in ("f16", "k=turbo4,v=turbo3", "turbo3,tail=0,sink=0,center=off"):
+        for policy in ("f16", "k=turbo4,v=turbo3", "turbo3,tail=0,sink=0,center=off",
+                       "k=turbo4t,v=turbo3t", "k=turbo8,v=turbo2t"):
             name = "%s-%s" % (re.sub(r"\W+", "_", policy), fa)
             file = WORK / (name + ".state")
             saved = succeed("save-" + name, policy, ["save"], options + ["file=%s" % file])
@@ -218,7 +223,7 @@ def copies():
     """A stream copied to another gives the same bits (the driver's own checks)."""
     for policy, options in (("turbo4", []), ("turbo3,tail=0,sink=0", ["fa=off"]),
                             ("k=turbo4,v=turbo3,tail=32", ["ub=32"]),
-                            ("k=f16,v=turbo3", ["ctk=q8_0"])):
+                            ("k=f16,v=turbo3", ["ctk=q8_0"]), ("k=turbo4t,v=turbo8", [])):
         name = "copies-" + re.sub(r"\W+", "_", policy)
         result = succeed(name, policy, ["copies"], options)
         probes = compare(result.out, result.out)
@@ -226,7 +231,7 @@ def copies():
 
 
 def threads():
-    for policy in ("k=turbo4,v=turbo3", "turbo3,tail=0,sink=0"):
+    for policy in ("k=turbo4,v=turbo3", "turbo3,tail=0,sink=0", "k=turbo3t,v=turbo2t,tail=32"):
         for fa in ("on", "off"):
             base = None
             for n in (1, 2, 3, 4):
@@ -247,7 +252,7 @@ def kernels():
         available.append("avx2")
     if {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= flags:
         available.append("avx512")
-    for policy in ("k=turbo4,v=turbo3", "turbo3,tail=0,sink=0,center=off"):
+    for policy in ("k=turbo4,v=turbo3", "turbo3,tail=0,sink=0,center=off", "k=turbo4t,v=turbo3t"):
         base = None
         for kernel in available:
             name = "kernels-%s-%s" % (re.sub(r"\W+", "_", policy), kernel)

@@ -26,6 +26,7 @@ BELOW_KERNELS = ["base/", "math/", "codec/"]
 API = "kernels/kernel_api.h"
 CODER = "kernels/row_coder.h"
 TILES = "kernels/tile_layout.h"
+ROWS = "kernels/format_rows.h"
 
 # What each part of src may include, by the longest prefix that fits; paths relative to src.
 LAYERS = {
@@ -34,6 +35,7 @@ LAYERS = {
     "codec/": ["base/", "math/", "codec/"],
     API: BELOW_KERNELS + [TILES],
     TILES: [],
+    ROWS: BELOW_KERNELS + [API],
     # Takes the address of every table, runs none before the CPU was asked.
     "kernels/dispatch.cc": BELOW_KERNELS + [API, "kernels/cpu/cpu_tables.h"],
     "kernels/row_coder": BELOW_KERNELS + [API, CODER],
@@ -41,8 +43,8 @@ LAYERS = {
     "kernels/scalar/": BELOW_KERNELS + [API, TILES, "kernels/scalar/"],
     "kernels/cpu/": BELOW_KERNELS + [API, "kernels/cpu/"],
     "kernels/cuda/": BELOW_KERNELS + [API, "kernels/cuda/"],
-    "attention/": BELOW_KERNELS + [API, TILES, "attention/"],
-    "kvcache/": BELOW_KERNELS + [API, TILES, "attention/", "kvcache/"],
+    "attention/": BELOW_KERNELS + [API, ROWS, TILES, "attention/"],
+    "kvcache/": BELOW_KERNELS + [API, ROWS, TILES, "attention/", "kvcache/"],
     "model/": ["base/", "codec/", "model/"],
     "plan/": ["base/", "codec/", "model/", "kvcache/policy.h", "plan/"],
     "eval/": BELOW_KERNELS + [API, CODER, "attention/", "files/", "kvcache/", "eval/"],

@@ -9,9 +9,9 @@
 
 #include "base/fp16.h"
 #include "base/rng.h"
-#include "codec/scalar_codec.h"
 #include "guarded_buffer.h"
 #include "kernel_cases.h"
+#include "kernels/format_rows.h"
 #include "kernels/tile_layout.h"
 
 namespace turboquant {
@@ -194,15 +194,37 @@ void CheckAccumulate(const Problem& problem, const Rounding* rounding, const Ker
 
 // ---- coded ----
 
-class CodedAttentionTest : public testing::TestWithParam<KernelCase> {
+struct CodedCase {
+  const KernelTable* table;
+  Format format;
+  int head_dim;
+};
+
+std::vector<CodedCase> CodedCases() {
+  std::vector<CodedCase> cases;
+  for (const KernelTable* table : AvailableTables()) {
+    for (const Format format : kFormats) {
+      if (!IsCoded(format)) continue;
+      for (const int d : TestHeadDims()) cases.push_back({table, format, d});
+    }
+  }
+  return cases;
+}
+
+std::string CodedName(const testing::TestParamInfo<CodedCase>& info) {
+  return std::string(info.param.table->name) + "_" + std::string(FormatName(info.param.format)) +
+         "_d" + std::to_string(info.param.head_dim);
+}
+
+class CodedAttentionTest : public testing::TestWithParam<CodedCase> {
  protected:
   CodedAttentionTest()
-      : code_bytes_(static_cast<size_t>(GetParam().bits * GetParam().head_dim / 8)),
+      : code_bytes_(CodeBytes(GetParam().format, GetParam().head_dim)),
         random_(7),
         problem_(MakeProblem(GetParam().head_dim, &random_)),
         codes_(kMaxTokens * code_bytes_),
         scales_(kMaxTokens) {
-    const auto [table, bits, d] = GetParam();
+    const auto [table, format, d] = GetParam();
     for (uint8_t& byte : codes_) byte = static_cast<uint8_t>(random_.Next());
     for (size_t j = 0; j < scales_.size(); ++j) {
       scales_[j] = FloatToHalf(static_cast<float>(std::exp(random_.Normal())));
@@ -213,7 +235,9 @@ class CodedAttentionTest : public testing::TestWithParam<KernelCase> {
     std::vector<float> row(static_cast<size_t>(d));
     for (size_t j = 0; j < kMaxTokens; ++j) {
       // The scale is applied in double: DecodeRotatedRow would round.
-      DecodeRotatedRow(bits, codes_.data() + j * code_bytes_, 0x3C00, d, row.data());
+      const uint16_t one = 0x3C00;
+      DecodeFormatRows(ScalarKernels(), format, d, codes_.data() + j * code_bytes_, &one, 1,
+                       row.data());
       for (const float c : row) {
         problem_.x.push_back(static_cast<double>(c) * HalfToFloat(scales_[j]));
       }
@@ -233,7 +257,8 @@ class CodedAttentionTest : public testing::TestWithParam<KernelCase> {
       StoreTileRow(form, code_bytes_, first + j, codes_.data() + j * code_bytes_, codes.data());
       scales[static_cast<size_t>(first + j)] = scales_[static_cast<size_t>(j)];
     }
-    use(CodedTiles{static_cast<Format>(GetParam().bits), GetParam().head_dim, codes.data(), scales.data(), first, form});
+    use(CodedTiles{GetParam().format, GetParam().head_dim, codes.data(), scales.data(), first,
+                   form});
   }
 
   bool rounds() const { return GetParam().table->name == "avx512"; }
@@ -243,8 +268,8 @@ class CodedAttentionTest : public testing::TestWithParam<KernelCase> {
     const int d = problem_.d;
     CheckScores(problem_, rounds(), [&](const float* q, int rows, int n, float* out, int ld) {
       std::vector<uint8_t> bytes(static_cast<size_t>(rows) * PreparedQueryBytes(d) + 64);
-      auto* prepared = reinterpret_cast<uint8_t*>(
-          (reinterpret_cast<uintptr_t>(bytes.data()) + 63) & ~uintptr_t{63});
+      auto* prepared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) &
+                                                  ~uintptr_t{63});
       table.prepare_queries(q, d, rows, prepared);
       WithTiles(form, first, n,
                 [&](const CodedTiles& k) { table.coded_scores(k, prepared, rows, n, out, ld); });
@@ -277,7 +302,7 @@ TEST_P(CodedAttentionTest, Accumulate) { CheckAccumulateOf(TileForm::kValues, 0)
 TEST_P(CodedAttentionTest, AccumulateFromInsideATile) { CheckAccumulateOf(TileForm::kValues, 21); }
 TEST_P(CodedAttentionTest, AccumulateKeyTiles) { CheckAccumulateOf(TileForm::kKeys, 3); }
 
-INSTANTIATE_TEST_SUITE_P(Tables, CodedAttentionTest, testing::ValuesIn(CodedCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Tables, CodedAttentionTest, testing::ValuesIn(CodedCases()), CodedName);
 
 // ---- dense ----
 

@@ -40,8 +40,7 @@ inline std::vector<KernelCase> CasesOf(const std::vector<int>& widths) {
   return cases;
 }
 
-// What attention reads, and what encodes and decodes.
-inline std::vector<KernelCase> CodedCases() { return CasesOf({2, 3, 4}); }
+// What encodes and decodes.
 inline std::vector<KernelCase> CodecCases() { return CasesOf({1, 2, 3, 4, 8}); }
 
 // Kernels that know nothing of codes: bits is 0.

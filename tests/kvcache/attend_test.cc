@@ -39,8 +39,8 @@ struct OneSide {
   RowStore store;
   OneSide(const StoreShape& shape, const KernelTable& kernels)
       : memory(RowStore::BlockBytes(shape) + 64), rotation(shape.head_dim, 7) {
-    auto* base = reinterpret_cast<uint8_t*>(
-        (reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t{63});
+    auto* base = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) &
+                                            ~uintptr_t{63});
     store.Bind(shape, base, &rotation, 7, &kernels);
   }
 };
@@ -195,6 +195,8 @@ TEST_P(AttendTest, MatchesDoubleReference) {
 }
 
 constexpr Format k2 = Format::kTurbo2, k3 = Format::kTurbo3, k4 = Format::kTurbo4;
+constexpr Format k2t = Format::kTurbo2t, k3t = Format::kTurbo3t, k4t = Format::kTurbo4t;
+constexpr Format k8 = Format::kTurbo8;
 INSTANTIATE_TEST_SUITE_P(
     Shapes, AttendTest,
     testing::Values(
@@ -227,7 +229,24 @@ INSTANTIATE_TEST_SUITE_P(
         Case{192, 128, 2, 4, 1, 300, k3, k4, true, false, false, 0},
         Case{192, 128, 2, 4, 70, 300, k3, k4, true, false, false, 0},
         Case{576, 512, 1, 16, 1, 300, k4, k4, true, false, false, 0},
-        Case{512, 512, 1, 2, 70, 200, k3, k3, true, false, false, 0}),
+        Case{512, 512, 1, 2, 70, 200, k3, k3, true, false, false, 0},
+        // trellis codes and 8 bits: decode, short batches, prefill, every group size and head size
+        Case{64, 64, 3, 3, 1, 1500, k4t, k3t, true, false, false, 0},
+        Case{128, 128, 2, 6, 1, 700, k3t, k4t, true, false, false, 0},
+        Case{256, 256, 1, 4, 1, 600, k2t, k2t, true, false, false, 0},
+        Case{64, 64, 1, 1, 1, 33, k3t, k2t, true, false, false, 0},
+        Case{64, 64, 3, 3, 5, 513, k4t, k8, true, false, false, 0},
+        Case{128, 128, 1, 16, 2, 300, k8, k4t, true, false, false, 0},
+        Case{64, 64, 3, 3, 100, 400, k4t, k3t, true, false, false, 0},
+        Case{128, 128, 2, 4, 70, 300, k8, k8, true, false, false, 0},
+        Case{128, 128, 1, 5, 1, 300, k2t, k4, true, true, true, 30.0f},
+        Case{80, 80, 2, 4, 3, 300, k3t, k3t, true, false, false, 0},
+        Case{96, 96, 2, 2, 70, 300, k4t, k2t, true, false, false, 0},
+        Case{112, 112, 2, 1, 1, 300, k4t, k3t, true, false, false, 0},
+        Case{192, 128, 2, 8, 1, 300, k3t, k4t, true, false, false, 0},
+        Case{512, 512, 1, 2, 1, 200, k3t, k3t, true, false, false, 0},
+        Case{576, 512, 1, 16, 1, 300, k4t, k4t, true, false, false, 0},
+        Case{576, 512, 1, 7, 1, 300, k2t, k8, true, false, false, 0}),
     Name);
 
 TEST(Attend, ChunkingDoesNotDependOnWhoRunsTheItems) {

@@ -84,8 +84,8 @@ TEST(Policy, BlanksAreIgnored) {
 
 TEST(Policy, EveryPolicyPrintsAndParsesBack) {
   int count = 0;
-  for (Format k : {Format::kF16, Format::kTurbo2, Format::kTurbo3, Format::kTurbo4}) {
-    for (Format v : {Format::kF16, Format::kTurbo2, Format::kTurbo3, Format::kTurbo4}) {
+  for (Format k : kFormats) {
+    for (Format v : kFormats) {
       for (int sink : {0, 1, 64}) {
         for (int tail : {0, 33, 4096}) {
           for (int page : {64, 128, 256, 512, 1024, 2048, 4096}) {
@@ -102,7 +102,7 @@ TEST(Policy, EveryPolicyPrintsAndParsesBack) {
       }
     }
   }
-  EXPECT_EQ(count, 4 * 4 * 3 * 3 * 7 * 4);
+  EXPECT_EQ(count, std::size(kFormats) * std::size(kFormats) * 3 * 3 * 7 * 4);
 }
 
 // Each refusal names the offending word, what is allowed and an example, in one sentence.

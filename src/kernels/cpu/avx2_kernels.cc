@@ -5,6 +5,7 @@
 #include "kernels/cpu/codec_kernels.h"
 // Then what builds on the codec.
 #include "kernels/cpu/coded_float_kernels.h"
+#include "kernels/cpu/coded_format_kernels.h"
 #include "kernels/cpu/cpu_tables.h"
 #include "kernels/cpu/softmax_kernel.h"
 #include "kernels/cpu/trellis_kernels.h"
@@ -26,8 +27,8 @@ constexpr KernelTable kAvx2KernelTable = {
     .dequantize = DequantizeKernel,
     .dot = DotKernel,
     .prepare_queries = PrepareQueriesKernel,
-    .coded_scores = CodedScoresKernel,
-    .coded_accumulate = CodedAccumulateKernel,
+    .coded_scores = FormatScoresKernel,
+    .coded_accumulate = FormatAccumulateKernel,
     .dense_scores = DenseScoresKernel,
     .dense_accumulate = DenseAccumulateKernel,
     .mask_bias = MaskBiasKernel,

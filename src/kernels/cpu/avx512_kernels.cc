@@ -11,6 +11,9 @@
 #include "kernels/cpu/codec_kernels.h"
 // Then what builds on the codec.
 #include "kernels/cpu/coded_byte_kernels.h"
+#include "kernels/cpu/coded_trellis_kernels.h"
+// Then the entries of the table, which name them.
+#include "kernels/cpu/coded_format_kernels.h"
 #include "kernels/cpu/cpu_tables.h"
 #include "kernels/cpu/softmax_kernel.h"
 #include "kernels/cpu/trellis_kernels.h"
@@ -32,8 +35,8 @@ constexpr KernelTable kAvx512KernelTable = {
     .dequantize = DequantizeKernel,
     .dot = DotKernel,
     .prepare_queries = PrepareQueriesKernel,
-    .coded_scores = CodedScoresKernel,
-    .coded_accumulate = CodedAccumulateKernel,
+    .coded_scores = FormatScoresKernel,
+    .coded_accumulate = FormatAccumulateKernel,
     .dense_scores = DenseScoresKernel,
     .dense_accumulate = DenseAccumulateKernel,
     .mask_bias = MaskBiasKernel,

@@ -233,7 +233,7 @@ void CodedScoresOf(const CodedTiles& k, const uint8_t* prepared, int rows, int n
                    int ld) {
   if (n <= 0) return;
   if (!FastScores(k)) {
-    return FallbackScores<kBits>(k, prepared, rows, n, out, ld);
+    return FallbackScores(k, prepared, rows, n, out, ld);
   }
   const int blocks = (rows + kMaxScoreRows - 1) / kMaxScoreRows;
   // Many rows: a few tiles stay in the first-level cache while all rows pass over them.
@@ -456,7 +456,7 @@ template <int kBits>
 void CodedAccumulateOf(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o) {
   if (n <= 0) return;
   const int d = v.head_dim;
-  if (!FastSums(v)) return FallbackAccumulate<kBits>(v, p, ld, rows, n, o);
+  if (!FastSums(v)) return FallbackAccumulate(v, p, ld, rows, n, o);
   const size_t cell_bytes = static_cast<size_t>(kBits * d / 8);
   const int blocks = (rows + kMaxSumRows - 1) / kMaxSumRows;
   const int last = v.first + n;

@@ -114,7 +114,7 @@ void CodedScoresOf(const CodedTiles& k, const uint8_t* prepared, int rows, int n
                    int ld) {
   if (n <= 0) return;
   if (!FastScores(k)) {
-    return FallbackScores<kBits>(k, prepared, rows, n, out, ld);
+    return FallbackScores(k, prepared, rows, n, out, ld);
   }
   const size_t tile_bytes = static_cast<size_t>(2 * kBits * k.head_dim);
   const int blocks = (rows + kMaxScoreRows - 1) / kMaxScoreRows;
@@ -275,7 +275,7 @@ template <int kBits>
 void CodedAccumulateOf(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o) {
   if (n <= 0) return;
   const int d = v.head_dim;
-  if (!FastSums(v)) return FallbackAccumulate<kBits>(v, p, ld, rows, n, o);
+  if (!FastSums(v)) return FallbackAccumulate(v, p, ld, rows, n, o);
   const size_t cell_bytes = static_cast<size_t>(kBits * d / 8);
   const int blocks = (rows + kSumRows<kBits> - 1) / kSumRows<kBits>;
   const int last = v.first + n;

@@ -1,6 +1,7 @@
-// What the coded kernels of every instruction set share: prepared queries, and the slow way for the
-// few shapes whose planes do not split into whole vectors (3 bits and an odd head dim), or whose
-// tiles have the other form.
+// What the coded kernels of every instruction set share: prepared queries, and the slow way, for
+// every format: decode some rows to f32, then dense products. It serves the few shapes whose planes
+// do not split into whole vectors, tiles of the other form, and formats without a kernel of their
+// own.
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_TILES_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_TILES_H_
 
@@ -8,6 +9,7 @@
 
 #include "kernels/cpu/codec_kernels.h"
 #include "kernels/cpu/dense_kernels.h"
+#include "kernels/cpu/trellis_kernels.h"
 #include "kernels/kernel_api.h"
 
 namespace turboquant {
@@ -49,6 +51,10 @@ TQ_INLINE bool FastSums(const CodedTiles& v) {
 
 constexpr int kFallbackCells = 16;
 
+TQ_INLINE size_t RowCodeBytes(Format format, int d) {  // CodeBytes
+  return static_cast<size_t>((static_cast<int>(format) & 15) * d / 8);
+}
+
 // Cells [first, first + count) of a tile as canonical rows.
 void GatherRows(const CodedTiles& x, int first, int count, size_t stride,
                 uint8_t* rows) {
@@ -68,21 +74,46 @@ void GatherRows(const CodedTiles& x, int first, int count, size_t stride,
   }
 }
 
-template <int kBits>
-void GatherDecode(const CodedTiles& x, int first, int count, float* out) {
-  const size_t stride = static_cast<size_t>(kBits * x.head_dim / 8);
-  uint8_t rows[kFallbackCells * kMaxHeadDim];
-  GatherRows(x, first, count, stride, rows);
-  DecodeRows<kBits>(rows, x.scales + first, x.head_dim, count, out);
+template <Format kFormat>
+void DecodeCells(const uint8_t* rows, const uint16_t* scales, int d, int n, float* out) {
+  constexpr int kBits = IndexBits(kFormat);
+  if constexpr (IsTrellis(kFormat)) {
+    static constexpr TrellisView kTrellis = Trellis(kBits, TrellisMemory(kFormat));
+    DecodeTrellisOf<kBits>(kTrellis, d, rows, scales, n, out);
+  } else {
+    DecodeRows<kBits>(rows, scales, d, n, out);
+  }
 }
 
-template <int kBits>
+void GatherDecode(const CodedTiles& x, int first, int count, float* out) {
+  const size_t stride = RowCodeBytes(x.format, x.head_dim);
+  uint8_t rows[kFallbackCells * kMaxHeadDim];
+  GatherRows(x, first, count, stride, rows);
+  const uint16_t* scales = x.scales + first;
+  switch (x.format) {
+    case Format::kTurbo2:
+      return DecodeCells<Format::kTurbo2>(rows, scales, x.head_dim, count, out);
+    case Format::kTurbo3:
+      return DecodeCells<Format::kTurbo3>(rows, scales, x.head_dim, count, out);
+    case Format::kTurbo2t:
+      return DecodeCells<Format::kTurbo2t>(rows, scales, x.head_dim, count, out);
+    case Format::kTurbo3t:
+      return DecodeCells<Format::kTurbo3t>(rows, scales, x.head_dim, count, out);
+    case Format::kTurbo4t:
+      return DecodeCells<Format::kTurbo4t>(rows, scales, x.head_dim, count, out);
+    case Format::kTurbo8:
+      return DecodeCells<Format::kTurbo8>(rows, scales, x.head_dim, count, out);
+    default:
+      return DecodeCells<Format::kTurbo4>(rows, scales, x.head_dim, count, out);
+  }
+}
+
 void FallbackScores(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
                     int ld) {
   alignas(64) float x[kFallbackCells * kMaxHeadDim];
   for (int j = 0; j < n; j += kFallbackCells) {
     const int count = Smaller(n - j, kFallbackCells);
-    GatherDecode<kBits>(k, k.first + j, count, x);
+    GatherDecode(k, k.first + j, count, x);
     for (int r = 0; r < rows; ++r) {
       DenseScoresKernel(x, k.head_dim, QueryAt(prepared, k.head_dim, r).value, 1, count,
                         out + static_cast<size_t>(r) * ld + j, ld);
@@ -90,7 +121,6 @@ void FallbackScores(const CodedTiles& k, const uint8_t* prepared, int rows, int 
   }
 }
 
-template <int kBits>
 void FallbackAccumulate(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o) {
   alignas(64) float x[kFallbackCells * kMaxHeadDim];
   for (int j = 0; j < n; j += kFallbackCells) {
@@ -100,7 +130,7 @@ void FallbackAccumulate(const CodedTiles& v, const float* p, int ld, int rows, i
       for (int i = 0; i < count; ++i) used |= p[static_cast<ptrdiff_t>(r) * ld + j + i] != 0.0f;
     }
     if (!used) continue;
-    GatherDecode<kBits>(v, v.first + j, count, x);
+    GatherDecode(v, v.first + j, count, x);
     DenseAccumulateKernel(x, v.head_dim, p + j, ld, rows, count, o);
   }
 }

@@ -1,4 +1,5 @@
-// The 16-lane vector of the AVX-512 translation unit (F, BW, DQ, VL, VBMI, VNNI).
+// The 16-lane vector of the AVX-512 translation unit (F, BW, DQ, VL, VBMI, VBMI2, VNNI,
+// GFNI).
 //
 // The rule of src/kernels/cpu: a translation unit compiled with instruction-set flags must not
 // define a symbol that the linker could pick for another one. So everything here and in the
@@ -18,6 +19,8 @@
 
 namespace turboquant {
 namespace {
+
+#define TQ_TRELLIS_KERNELS 1  // coded_trellis_kernels.h
 
 constexpr int kLanes = 16;
 constexpr int kRegisters = 32;

@@ -82,6 +82,13 @@ void LoadCentroids(const CodedTiles& x, int cell, float* c) {
   uint8_t codes[kMaxHeadDim];
   LoadTileRow(x.form, CodeBytes(x.format, x.head_dim), cell, x.codes, codes);
   const int bits = IndexBits(x.format);
+  if (IsTrellis(x.format)) {
+    const TrellisView trellis = Trellis(bits, TrellisMemory(x.format));
+    for (int i = 0; i < x.head_dim; ++i) {
+      c[i] = trellis.alphabet[LoadTrellisIndex(trellis, codes, x.head_dim, i)];
+    }
+    return;
+  }
   const float* centroids = Centroids(bits);
   for (int i = 0; i < x.head_dim; ++i) c[i] = centroids[LoadCode(bits, codes, x.head_dim, i)];
 }
