@@ -13,7 +13,7 @@
 namespace turboquant::ggml {
 namespace {
 
-constexpr int kSerialRows = 8;  // fewer rows than this are copied by one thread, without a barrier
+constexpr int kSerialRows = 8;  // fewer rows than this are written by one thread, without a barrier
 
 // Rows of a tensor that is not ours, as f32.
 struct PlainRows {
@@ -94,6 +94,17 @@ void GraphRun::LearnShapes(const Host& host, const Tensor* node) {
   if (v != nullptr && !shared) v->Bind(static_cast<int>(node->src[2]->ne[0]), false);
 }
 
+// A task without a trace of the one that was here in the graph before.
+GraphRun::Task& GraphRun::NewTask() {
+  if (num_tasks_ == tasks_.size()) tasks_.emplace_back();
+  Task& task = tasks_[num_tasks_++];
+  task.k = task.v = nullptr;
+  task.shared = task.transposed = false;
+  task.touched.clear();
+  task.plain.clear();
+  return task;
+}
+
 void GraphRun::Replace(Tensor* node, CustomOp fun, Task* task) {
   node->op = host_.op.custom;
   CustomOpParams params;
@@ -125,7 +136,7 @@ bool GraphRun::PlanSetRows(Tensor* node) {
              node->view_offs % (static_cast<size_t>(cache->width()) * 2) != 0) {
     return false;
   }
-  Task& task = tasks_.emplace_back();
+  Task& task = NewTask();
   task.kind = Task::kSetRows;
   task.k = cache;
   task.transposed = transposed;
@@ -160,7 +171,7 @@ bool GraphRun::PlanAttention(Tensor* node) {
     return false;
   }
   if (kc != nullptr && vc != nullptr && !shared && kc->cells() != vc->cells()) return false;
-  Task& task = tasks_.emplace_back();
+  Task& task = NewTask();
   task.kind = Task::kAttention;
   task.k = kc;
   task.v = vc;
@@ -171,7 +182,7 @@ bool GraphRun::PlanAttention(Tensor* node) {
     if (!plain) continue;
     const TypeTraits* traits = host_.fn.ggml_get_type_traits(side->type);
     if (side->type != kTypeF32 && (traits == nullptr || traits->to_float == nullptr)) {
-      tasks_.pop_back();
+      --num_tasks_;
       return false;
     }
     for (int64_t s = 0; s < side->ne[3]; ++s) {
@@ -185,7 +196,11 @@ bool GraphRun::PlanAttention(Tensor* node) {
 
 // Any other operation on a cache: its rows appear as f16 at their addresses while it runs.
 bool GraphRun::PlanGeneric(Tensor* node) {
-  Task task{};
+  bool any = KvTensorOf(node) != nullptr;
+  for (const Tensor* src : node->src) any = any || KvTensorOf(src) != nullptr;
+  if (!any) return false;
+  Task& task = NewTask();
+  task.kind = Task::kGeneric;
   auto touch = [&](const Tensor* t, bool written) {
     KvTensor* cache = KvTensorOf(t);
     if (cache == nullptr) return;
@@ -215,9 +230,6 @@ bool GraphRun::PlanGeneric(Tensor* node) {
     if (src != nullptr) touch(src, false);
   }
   touch(node, true);
-  if (task.touched.empty()) return false;
-  task.kind = Task::kGeneric;
-  tasks_.push_back(std::move(task));
   return true;
 }
 
@@ -231,7 +243,7 @@ bool GraphRun::PlanNode(Tensor* node) {
 
 int GraphRun::Run(Backend* backend, Graph* graph, Compute compute) {
   ReportNewCaches();
-  tasks_.clear();
+  num_tasks_ = 0;
   bool generic = false;
   int status = kStatusFailed;
   try {
@@ -239,15 +251,16 @@ int GraphRun::Run(Backend* backend, Graph* graph, Compute compute) {
     Tensor** nodes = host_.fn.ggml_graph_nodes(graph);
     for (int i = 0; i < n; ++i) {
       if (!PlanNode(nodes[i])) continue;
-      Task& task = tasks_.back();
+      Task& task = tasks_[num_tasks_ - 1];
       task.run = this;
       task.node = nodes[i];
       task.op = nodes[i]->op;
       std::memcpy(task.op_params, nodes[i]->op_params, sizeof(task.op_params));
       generic |= task.kind == Task::kGeneric;
     }
-    if (tasks_.empty()) return compute(backend, graph);
-    for (Task& task : tasks_) {
+    if (num_tasks_ == 0) return compute(backend, graph);
+    for (size_t i = 0; i < num_tasks_; ++i) {
+      Task& task = tasks_[i];
       if (task.kind == Task::kSetRows) Replace(task.node, SetRowsOp, &task);
       if (task.kind == Task::kAttention) Replace(task.node, AttentionOp, &task);
     }
@@ -255,7 +268,8 @@ int GraphRun::Run(Backend* backend, Graph* graph, Compute compute) {
   } catch (const std::exception& e) {
     LogError(std::string("graph not computed: ") + e.what());
   }
-  for (Task& task : tasks_) {
+  for (size_t i = 0; i < num_tasks_; ++i) {
+    const Task& task = tasks_[i];
     task.node->op = task.op;
     std::memcpy(task.node->op_params, task.op_params, sizeof(task.op_params));
   }
@@ -272,10 +286,10 @@ int GraphRun::Run(Backend* backend, Graph* graph, Compute compute) {
 int GraphRun::RunExpanded(Backend* backend, Graph* graph, Compute compute) {
   const int n = host_.fn.ggml_graph_n_nodes(graph);
   Tensor** nodes = host_.fn.ggml_graph_nodes(graph);
-  const size_t capacity = n + 2 * tasks_.size();
+  const size_t capacity = n + 2 * num_tasks_;
   Context* context = host_.fn.ggml_init(
       {host_.fn.ggml_graph_overhead_custom(capacity, false) +
-           2 * tasks_.size() * host_.fn.ggml_tensor_overhead() + 4096,
+           2 * num_tasks_ * host_.fn.ggml_tensor_overhead() + 4096,
        nullptr, true});
   if (context == nullptr) return kStatusAllocFailed;
   Graph* expanded = host_.fn.ggml_new_graph_custom(context, capacity, false);
@@ -287,14 +301,13 @@ int GraphRun::RunExpanded(Backend* backend, Graph* graph, Compute compute) {
     Replace(node, fun, &task);
     host_.fn.ggml_graph_add_node(expanded, node);
   };
-  auto task = tasks_.begin();
+  size_t next = 0;
   for (int i = 0; i < n; ++i) {
-    const bool generic =
-        task != tasks_.end() && task->node == nodes[i] && task->kind == Task::kGeneric;
+    Task* task = next < num_tasks_ && tasks_[next].node == nodes[i] ? &tasks_[next++] : nullptr;
+    const bool generic = task != nullptr && task->kind == Task::kGeneric;
     if (generic) insert(*task, LoadOp);
     host_.fn.ggml_graph_add_node(expanded, nodes[i]);
     if (generic) insert(*task, StoreOp);
-    if (task != tasks_.end() && task->node == nodes[i]) ++task;
   }
   const int status = compute(backend, expanded);
   host_.fn.ggml_free(context);
@@ -390,53 +403,72 @@ void GraphRun::SetRows(const Task& task, int ith, int nth) {
 }
 
 // Splits pending rows by stream and plans their way into the stores.
-void GraphRun::Flush(Pending* pending) { FlushShared({pending}, 0, 1); }
+void GraphRun::PlanFlush(Pending* pending) {
+  Pending& p = *pending;
+  KvTensor& cache = *p.cache;
+  cache.Touch();
+  cache.EnsureBound(nullptr);
+  p.by_stream.resize(cache.streams());
+  for (auto& rows : p.by_stream) rows.clear();
+  for (int row = 0; row < p.rows; ++row) {
+    const int64_t stream = p.cells[row] / cache.cells();
+    if (stream < 0 || stream >= cache.streams()) continue;
+    p.by_stream[stream].push_back({static_cast<int>(p.cells[row] % cache.cells()),
+                                   p.values.data() + static_cast<size_t>(row) * cache.width()});
+  }
+  if (cache.is_plain()) {
+    cache.WritePlain(p.by_stream);
+    return;
+  }
+  for (int s = 0; s < cache.streams(); ++s) {
+    const auto& rows = p.by_stream[s];
+    if (!rows.empty()) cache.store(s).PlanAppend(rows.data(), static_cast<int>(rows.size()));
+  }
+}
 
-void GraphRun::FlushShared(const std::vector<Pending*>& due, int ith, int nth) {
-  for (size_t i = 0; i < due.size(); ++i) {  // one thread a side plans
-    if (static_cast<int>(i) % nth != ith) continue;
-    Pending& p = *due[i];
-    KvTensor& cache = *p.cache;
-    cache.Touch();
-    cache.EnsureBound(nullptr);
-    p.by_stream.resize(cache.streams());
-    for (auto& rows : p.by_stream) rows.clear();
-    for (int row = 0; row < p.rows; ++row) {
-      const int64_t stream = p.cells[row] / cache.cells();
-      if (stream < 0 || stream >= cache.streams()) continue;
-      p.by_stream[stream].push_back(
-          {static_cast<int>(p.cells[row] % cache.cells()),
-           p.values.data() + static_cast<size_t>(row) * cache.width()});
-    }
-    if (cache.is_plain()) {
-      cache.WritePlain(p.by_stream);
-      continue;
-    }
-    for (int s = 0; s < cache.streams(); ++s) {
-      const auto& rows = p.by_stream[s];
-      if (!rows.empty()) cache.store(s).PlanAppend(rows.data(), static_cast<int>(rows.size()));
+void GraphRun::EncodeFlush(Pending* pending, int ith, int nth) {
+  KvTensor& cache = *pending->cache;
+  for (int s = 0; s < cache.streams() && !cache.is_plain(); ++s) {
+    if (pending->by_stream[s].empty()) continue;
+    RowStore& store = cache.store(s);
+    for (int job = ith; job < store.jobs(); job += nth) store.EncodeJob(job);
+  }
+}
+
+void GraphRun::CommitFlush(Pending* pending) {
+  KvTensor& cache = *pending->cache;
+  pending->rows = 0;
+  if (cache.is_plain()) return;
+  for (int s = 0; s < cache.streams(); ++s) {
+    if (!pending->by_stream[s].empty()) cache.store(s).CommitAppend();
+  }
+  cache.ReportNonFinite();
+}
+
+void GraphRun::Flush(Pending* pending) {
+  PlanFlush(pending);
+  EncodeFlush(pending, 0, 1);
+  CommitFlush(pending);
+}
+
+// What the attention that all threads have just finished leaves due. A side has a thread that plans
+// and commits it; with few rows that thread encodes them too, since meeting would cost more.
+void GraphRun::FlushDue(int ith, int nth) {
+  const int sides = static_cast<int>(due_.size());
+  bool few = true;
+  for (const Pending* p : due_) few = few && p->rows < kSerialRows;
+  for (int i = ith; i < sides; i += nth) {
+    if (few) {
+      Flush(due_[i]);
+    } else {
+      PlanFlush(due_[i]);
     }
   }
+  if (few) return;
   barrier_.Wait(nth);
-  for (Pending* p : due) {
-    if (p->cache->is_plain()) continue;
-    for (int s = 0; s < p->cache->streams(); ++s) {
-      if (p->by_stream[s].empty()) continue;
-      RowStore& store = p->cache->store(s);
-      for (int job = ith; job < store.jobs(); job += nth) store.EncodeJob(job);
-    }
-  }
+  for (Pending* p : due_) EncodeFlush(p, ith, nth);
   barrier_.Wait(nth);
-  for (size_t i = 0; i < due.size(); ++i) {
-    if (static_cast<int>(i) % nth != ith) continue;
-    Pending& p = *due[i];
-    p.rows = 0;
-    if (p.cache->is_plain()) continue;
-    for (int s = 0; s < p.cache->streams(); ++s) {
-      if (!p.by_stream[s].empty()) p.cache->store(s).CommitAppend();
-    }
-    p.cache->ReportNonFinite();
-  }
+  for (int i = ith; i < sides; i += nth) CommitFlush(due_[i]);
 }
 
 void GraphRun::FlushAll() {
@@ -447,7 +479,27 @@ void GraphRun::FlushAll() {
 
 // ---------------------------------------------------------------------------------- attention
 
-// Lists the rows of a stream that are held exactly on either side: this chunk's, then the window's.
+// Exact rows of one side of a stream: this chunk's, the latest first (the last write of a cell wins),
+// then the window's. Returns how many are this chunk's.
+size_t GraphRun::ListSide(KvTensor* side, int stream, std::vector<NewRow>* rows) {
+  rows->clear();
+  if (side == nullptr) return 0;
+  const int64_t base = static_cast<int64_t>(stream) * side->cells();
+  if (Pending* p = PendingOf(side)) {
+    for (int row = p->rows - 1; row >= 0; --row) {
+      const int64_t cell = p->cells[row] - base;
+      if (cell < 0 || cell >= side->cells()) continue;
+      rows->push_back({static_cast<int>(cell),
+                       p->values.data() + static_cast<size_t>(row) * side->width()});
+    }
+  }
+  const size_t pending = rows->size();
+  side->store(stream).ListExact(&window_);
+  rows->insert(rows->end(), window_.begin(), window_.end());
+  return pending;
+}
+
+// Lists the rows of a stream that are held exactly on either side.
 void GraphRun::ListExactRows(const Task& task, int stream, AttentionProblem* problem) {
   const Tensor* view = task.node->src[task.k != nullptr ? 1 : 2];
   KvTensor* first_side = task.k != nullptr ? task.k : task.v;
@@ -457,26 +509,11 @@ void GraphRun::ListExactRows(const Task& task, int stream, AttentionProblem* pro
   const int store_index = static_cast<int>(first_row / first_side->cells());
   const int first_cell = static_cast<int>(first_row % first_side->cells());
 
-  // Per side: cell -> values, in the same order on both sides unless something unusual happened.
-  auto list = [&](KvTensor* side, std::vector<NewRow>* out) {
-    out->clear();
-    if (side == nullptr) return;
-    const int64_t base = static_cast<int64_t>(store_index) * side->cells();
-    if (Pending* p = PendingOf(side)) {
-      for (int row = p->rows - 1; row >= 0; --row) {  // the last write of a cell wins
-        const int64_t cell = p->cells[row] - base;
-        if (cell < 0 || cell >= side->cells()) continue;
-        out->push_back({static_cast<int>(cell),
-                        p->values.data() + static_cast<size_t>(row) * side->width()});
-      }
-    }
-    std::vector<NewRow> window;
-    side->store(store_index).ListExact(&window);
-    out->insert(out->end(), window.begin(), window.end());
-  };
-  std::vector<NewRow> k_rows, v_rows;
-  list(task.k, &k_rows);
-  list(task.shared ? nullptr : task.v, &v_rows);
+  // In the same order on both sides unless something unusual happened.
+  std::vector<NewRow>& k_rows = exact_k_;
+  std::vector<NewRow>& v_rows = exact_v_;
+  const size_t pending_k = ListSide(task.k, store_index, &k_rows);
+  ListSide(task.shared ? nullptr : task.v, store_index, &v_rows);
 
   auto values_of = [&](KvTensor* side, const std::vector<NewRow>& rows, int cell, int plain_at,
                        int heads, int head_dim) -> const uint16_t* {
@@ -502,8 +539,10 @@ void GraphRun::ListExactRows(const Task& task, int stream, AttentionProblem* pro
   const int plain_v_at = task.k == nullptr ? streams + stream : stream;
   const int heads = problem->num_kv_heads;
 
-  auto add = [&](const std::vector<NewRow>& rows, bool from_k) {
+  auto add = [&](const std::vector<NewRow>& rows, size_t pending, bool from_k) {
     for (size_t i = 0; i < rows.size(); ++i) {
+      // Rising cells, whose mask lies side by side.
+      if (i == pending) std::reverse(problem->exact.begin(), problem->exact.end());
       const int cell = rows[i].cell - first_cell;
       if (cell < 0 || cell >= problem->cells || problem->hidden[cell] != 0) continue;
       problem->hidden[cell] = kHalfMinusInfinity;
@@ -522,8 +561,8 @@ void GraphRun::ListExactRows(const Task& task, int stream, AttentionProblem* pro
       problem->exact.push_back(exact);
     }
   };
-  add(k_rows, true);
-  add(v_rows, false);
+  add(k_rows, pending_k, true);
+  add(v_rows, v_rows.size(), false);
 }
 
 void GraphRun::FillProblem(const Task& task, int stream, AttentionProblem* p) {
@@ -576,12 +615,14 @@ void GraphRun::FillProblem(const Task& task, int stream, AttentionProblem* p) {
   } else {
     p->v = plain(v, task.plain[(task.k == nullptr ? streams : 0) + stream]);
   }
-  p->hidden.assign(p->cells, 0);
+  // Only the cells of the exact rows before are hidden: a layer has as many as any other.
+  for (const ExactRow& exact : p->exact) p->hidden[exact.cell] = 0;
   p->exact.clear();
+  p->hidden.resize(p->cells, 0);
   ListExactRows(task, stream, p);
 }
 
-void GraphRun::PrepareAttention(const Task& task) {
+void GraphRun::PrepareAttention(const Task& task, int nth) {
   const Tensor* q = task.node->src[0];
   float max_bias;
   std::memcpy(&max_bias, &task.op_params[1], sizeof(max_bias));
@@ -605,32 +646,25 @@ void GraphRun::PrepareAttention(const Task& task) {
     FillProblem(task, s, &problem);
   }
   attention_.Prepare();
+  share_.Start(attention_.attend_items(), nth);
   due_.clear();
   for (KvTensor* side : {task.k, task.shared ? nullptr : task.v}) {
     if (side == nullptr) continue;
     if (Pending* p = PendingOf(side)) due_.push_back(p);
   }
-  barrier_.next.store(0, std::memory_order_relaxed);
 }
 
 void GraphRun::AttentionOp(Tensor*, int ith, int nth, void* userdata) {
   const Task& task = *static_cast<Task*>(userdata);
   GraphRun& run = *task.run;
   AttentionRun& attention = run.attention_;
-  SpinBarrier& barrier = run.barrier_;
-  if (ith == 0) run.PrepareAttention(task);
-  barrier.Wait(nth);
-  for (int i = ith; i < attention.project_items(); i += nth) attention.ProjectItem(i);
-  barrier.Wait(nth);
-  // Neighbouring items read neighbouring memory: one run of them a thread keeps its prefetches.
-  const int64_t items = attention.attend_items();
-  for (int64_t i = items * ith / nth; i < items * (ith + 1) / nth; ++i) {
-    attention.AttendItem(static_cast<int>(i));
-  }
-  barrier.Wait(nth);
+  if (ith == 0) run.PrepareAttention(task, nth);
+  run.barrier_.Wait(nth);
+  for (int i = run.share_.Take(ith); i >= 0; i = run.share_.Take(ith)) attention.AttendItem(i);
+  run.barrier_.Wait(nth);
   for (int i = ith; i < attention.merge_items(); i += nth) attention.MergeItem(i);
   // The chunk's rows have been attended exactly; what the window no longer holds is encoded now.
-  if (!run.due_.empty()) run.FlushShared(run.due_, ith, nth);
+  run.FlushDue(ith, nth);
 }
 
 // ---------------------------------------------------------------------------------- generic

@@ -12,6 +12,7 @@
 #include "host.h"
 #include "kv_tensor.h"
 #include "spin_barrier.h"
+#include "work_share.h"
 
 namespace turboquant::ggml {
 
@@ -39,6 +40,7 @@ class GraphRun {
     std::vector<std::vector<NewRow>> by_stream;
   };
 
+  Task& NewTask();
   bool PlanNode(Tensor* node);
   bool PlanSetRows(Tensor* node);
   bool PlanAttention(Tensor* node);
@@ -55,22 +57,30 @@ class GraphRun {
   Pending* StartPending(KvTensor* cache, int rows);
   void SetRows(const Task& task, int ith, int nth);
   void CopyRow(const Task& task, Pending* pending, int row);
-  void PrepareAttention(const Task& task);
+  void PrepareAttention(const Task& task, int nth);
   void FillProblem(const Task& task, int stream, AttentionProblem* problem);
   void ListExactRows(const Task& task, int stream, AttentionProblem* problem);
-  void Flush(Pending* pending);                       // on one thread
-  void FlushShared(const std::vector<Pending*>& due, int ith, int nth);
+  size_t ListSide(KvTensor* side, int stream, std::vector<NewRow>* rows);
+  // A side's way into its stores: plan (one thread), encode (shared), commit (one thread).
+  void PlanFlush(Pending* pending);
+  void EncodeFlush(Pending* pending, int ith, int nth);
+  void CommitFlush(Pending* pending);
+  void Flush(Pending* pending);  // on one thread
+  void FlushDue(int ith, int nth);
   void FlushAll();
 
   const Host& host_;
   const KernelTable& kernels_;
-  std::deque<Task> tasks_;
+  std::deque<Task> tasks_;  // the first num_tasks_ are in use; all keep their memory
+  size_t num_tasks_ = 0;
   std::vector<std::unique_ptr<Pending>> pending_;
   std::vector<Pending*> due_;
   AttentionRun attention_;
   std::vector<float> slopes_;
   std::deque<std::vector<uint16_t>> decoded_rows_;  // exact on one side only
+  std::vector<NewRow> exact_k_, exact_v_, window_;  // of ListExactRows
   SpinBarrier barrier_;
+  WorkShare share_;
 };
 
 }  // namespace turboquant::ggml

@@ -29,9 +29,6 @@ class SpinBarrier {
     round_.wait(round, std::memory_order_acquire);
   }
 
-  // A shared counter for handing out work; reset by one thread before a Wait.
-  std::atomic<int> next{0};
-
  private:
   static constexpr int kSpins = 4000;  // about 50 us
   std::atomic<int> arrived_{0};

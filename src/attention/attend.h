@@ -80,8 +80,8 @@ struct AttentionProblem {
 
 // Runs problems in phases. Between two phases all threads must meet; inside a phase items may run in
 // any order on any thread.
-//   Prepare (one thread) -> ProjectItem x project_items() -> AttendItem x attend_items()
-//   -> MergeItem x merge_items()
+//   Prepare (one thread) -> AttendItem x attend_items() -> MergeItem x merge_items()
+// Nothing is allocated once the buffers have grown to the largest problem seen.
 class AttentionRun {
  public:
   explicit AttentionRun(const KernelTable& kernels) : kernels_(&kernels) {}
@@ -90,10 +90,8 @@ class AttentionRun {
   std::vector<AttentionProblem>& problems() { return problems_; }
   void Prepare();
 
-  int project_items() const { return project_items_; }
   int attend_items() const { return attend_items_; }
   int merge_items() const { return merge_items_; }
-  void ProjectItem(int item);
   void AttendItem(int item);
   void MergeItem(int item);
 
@@ -103,34 +101,47 @@ class AttentionRun {
  private:
   struct Layout {
     int rows = 0;         // query rows of one kv head
-    int q_tokens = 0;     // tokens of one query tile
+    bool direct = false;  // many rows: an item owns a tile of them and finishes it itself
+    int q_tokens = 0;     // direct: tokens of one query tile
     int q_tiles = 0;
-    int chunk = 0;        // cells of one chunk
-    int chunks = 0;
-    bool direct = false;  // one chunk and many rows: the item finishes its rows itself
-    int kd = 0, vd = 0;   // head dims of the stored rows
-    int state = 0;        // floats of one row state: m, l, o[vd]
-    size_t q_plain = 0, q_coded = 0, q_mean = 0, partial = 0;  // offsets into workspace_
-    size_t prepared = 0;  // floats of one prepared query row
-    int first_project = 0, first_attend = 0, first_merge = 0;
+    int chunk = 0;        // else: cells of one coded segment
+    int chunks = 0;       // coded segments
+    int segments = 0;     // those and the exact ones
+    int state = 0;        // floats of one row state: m, l, o[v.head_dim]
+    size_t partial = 0;   // of the states [head][segment][row] in workspace_
+    int first_attend = 0, first_merge = 0;
   };
+  // Query rows ready for the kernels, on the thread that asked for them.
+  struct Queries {
+    const float* plain = nullptr;       // [rows][k.head_dim], scaled
+    const uint8_t* prepared = nullptr;  // the same rotated, as prepare_queries writes it
+  };
+  // Rows of one kv head against cells (or exact rows) [begin, end).
+  struct Span {
+    int problem;
+    int kv_head;
+    int token0, token1;
+    bool exact;
+    int begin, end;
+  };
+  struct Tile;
 
-  void AttendTiles(const AttentionProblem& p, const Layout& l, int kv_head, int token0,
-                   int token1, int cell0, int cell1, bool exact, float* state) const;
-  void FinishRow(const AttentionProblem& p, const Layout& l, int kv_head, int row,
-                 const float* const* coded, int num_coded, const float* exact, float* scratch) const;
-
-  // 64-byte aligned, whatever the vector's own alignment.
-  float* Workspace(size_t offset) const {
-    const auto address = reinterpret_cast<uintptr_t>(workspace_.data());
-    return reinterpret_cast<float*>((address + 63) & ~uintptr_t{63}) + offset;
-  }
+  int ProblemOf(int item, int Layout::*first) const;
+  Queries Project(const Span& span) const;
+  void Attend(const Span& span, float* state) const;
+  bool FillBias(const Span& span, int cell, int n, Tile* tile) const;
+  void Scores(const Span& span, const Queries& q, int cell, int n, Tile* tile) const;
+  void Softmax(const Span& span, const Queries& q, int cell, int n, float* state, Tile* tile) const;
+  void Accumulate(const Span& span, int cell, int n, Tile* tile) const;
+  void FinishRow(int problem, int kv_head, int row, const float* states, size_t stride, int coded,
+                 int exact, float* scratch) const;
 
   const KernelTable* kernels_;
   std::vector<AttentionProblem> problems_;
   std::vector<Layout> layouts_;
   std::vector<float> workspace_;
-  int project_items_ = 0, attend_items_ = 0, merge_items_ = 0;
+  uint64_t serial_ = 0;  // of this Prepare, unique in the process
+  int attend_items_ = 0, merge_items_ = 0;
 };
 
 }  // namespace turboquant

@@ -104,6 +104,12 @@ struct KernelTable {
   void (*dense_accumulate)(const float* x, int head_dim, const float* p, int ld, int rows, int n,
                            float* o);
 
+  // The same over n rows of f16, row j at x[j]; for few query rows.
+  void (*half_scores)(const uint16_t* const* x, int head_dim, const float* q, int rows, int n,
+                      float* out, int ld);
+  void (*half_accumulate)(const uint16_t* const* x, int head_dim, const float* p, int ld, int rows,
+                          int n, float* o);
+
   // bias[j] = slope * mask[j] + hidden[j], both f16 (mask null: 0); hidden is 0 or -inf. False if
   // every bias is -inf.
   bool (*mask_bias)(const uint16_t* mask, const uint16_t* hidden, float slope, int n, float* bias);

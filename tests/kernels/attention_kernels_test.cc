@@ -340,6 +340,50 @@ TEST_P(DenseAttentionTest, Accumulate) {
   });
 }
 
+// Rows of f16 in reverse order, the first one of them at the end of the buffer.
+class HalfAttentionTest : public DenseAttentionTest {
+ protected:
+  HalfAttentionTest() {
+    for (size_t i = 0; i < x_.size(); ++i) {
+      half_.push_back(FloatToHalf(x_[i]));
+      problem_.x[i] = HalfToFloat(half_[i]);
+    }
+  }
+
+  template <typename Use>
+  void WithHalfRows(int n, const Use& use) {
+    const int d = GetParam().head_dim;
+    GuardedBuffer<uint16_t> x(static_cast<size_t>(n) * d);
+    GuardedBuffer<const uint16_t*> rows(n);
+    for (int j = 0; j < n; ++j) {
+      uint16_t* row = x.data() + static_cast<size_t>(n - 1 - j) * d;
+      std::copy_n(&half_[static_cast<size_t>(j) * d], d, row);
+      rows.data()[j] = row;
+    }
+    use(rows.data());
+  }
+
+  std::vector<uint16_t> half_;
+};
+
+TEST_P(HalfAttentionTest, Scores) {
+  const auto [table, bits, d] = GetParam();
+  CheckScores(problem_, false, [&](const float* q, int rows, int n, float* out, int ld) {
+    WithHalfRows(n, [&](const uint16_t* const* x) {
+      table->half_scores(x, d, q, rows, n, out, ld);
+    });
+  });
+}
+
+TEST_P(HalfAttentionTest, Accumulate) {
+  const auto [table, bits, d] = GetParam();
+  CheckAccumulate(problem_, nullptr, [&](const float* p, int ld, int rows, int n, float* o) {
+    WithHalfRows(n, [&](const uint16_t* const* x) {
+      table->half_accumulate(x, d, p, ld, rows, n, o);
+    });
+  });
+}
+
 // Prefill shapes: more rows and tokens than one register block or cache block.
 TEST_P(DenseAttentionTest, ManyRows) {
   const auto [table, bits, d] = GetParam();
@@ -378,6 +422,7 @@ TEST_P(DenseAttentionTest, ManyRows) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, DenseAttentionTest, testing::ValuesIn(DenseCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Tables, HalfAttentionTest, testing::ValuesIn(DenseCases()), CaseName);
 
 }  // namespace
 }  // namespace turboquant

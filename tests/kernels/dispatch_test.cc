@@ -33,6 +33,7 @@ TEST(Dispatch, TablesAreCompleteAndKnowTheirNames) {
     EXPECT_TRUE(table->encode_trellis != nullptr && table->decode_trellis != nullptr);
     EXPECT_TRUE(table->coded_scores != nullptr && table->coded_accumulate != nullptr);
     EXPECT_TRUE(table->dense_scores != nullptr && table->dense_accumulate != nullptr);
+    EXPECT_TRUE(table->half_scores != nullptr && table->half_accumulate != nullptr);
     EXPECT_TRUE(table->softmax != nullptr);
   }
 }

@@ -288,7 +288,6 @@ TEST(Attend, ChunkingDoesNotDependOnWhoRunsTheItems) {
     auto each = [&](int n, auto&& item) {
       for (int i = 0; i < n; ++i) item(pass == 0 ? i : n - 1 - i);
     };
-    each(run.project_items(), [&](int i) { run.ProjectItem(i); });
     each(run.attend_items(), [&](int i) { run.AttendItem(i); });
     each(run.merge_items(), [&](int i) { run.MergeItem(i); });
   }

@@ -31,6 +31,8 @@ constexpr KernelTable kAvx2KernelTable = {
     .coded_accumulate = FormatAccumulateKernel,
     .dense_scores = DenseScoresKernel,
     .dense_accumulate = DenseAccumulateKernel,
+    .half_scores = HalfScoresKernel,
+    .half_accumulate = HalfAccumulateKernel,
     .mask_bias = MaskBiasKernel,
     .softmax = SoftmaxKernel,
 };

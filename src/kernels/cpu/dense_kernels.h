@@ -1,4 +1,4 @@
-// Scores and weighted sums over dense f32 rows, on the vectors of the including translation unit
+// Scores and weighted sums over dense rows, f32 or f16, on the vectors of the including translation unit
 // (one of vec_*.h must come first; the linking rule is in vec_avx512.h).
 //
 // Scores: lanes are tokens, so that a coordinate meets one broadcast query value and no sum across
@@ -115,9 +115,21 @@ void DenseScoresKernel(const float* x, int d, const float* q, int rows, int n, f
 // Tokens of one pass over the sums: their coordinates of one block stay in the first-level cache.
 constexpr int kPassTokens = 64;
 
-// o[r][0 .. kVecs * kLanes) += sum over j < n of p[r * ld + j] * x[j * d + ...].
-template <int kRows, int kVecs>
-void DenseAccumulateBlock(const float* x, int d, const float* p, int ld, int n, float* o) {
+// Where the rows of a sum come from: f32 side by side, or f16, each at its own address.
+struct FloatRows {
+  const float* x;
+  ptrdiff_t d;
+  TQ_INLINE FloatVec At(int j, int c) const { return Load(x + j * d + c); }
+};
+struct HalfRows {
+  const uint16_t* const* x;
+  TQ_INLINE FloatVec At(int j, int c) const { return HalfLoad(x[j] + c); }
+};
+
+// o[r][0 .. kVecs * kLanes) += sum over first <= j < end of p[r * ld + j] * x[j][c ...].
+template <int kRows, int kVecs, typename Rows>
+void DenseAccumulateBlock(const Rows& x, int c, int d, const float* p, int ld, int first, int end,
+                          float* o) {
   FloatVec sum[kRows][kVecs];
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVecs; ++v)
@@ -125,9 +137,9 @@ void DenseAccumulateBlock(const float* x, int d, const float* p, int ld, int n, 
   }
   ptrdiff_t row[kRows];
   for (int r = 0; r < kRows; ++r) row[r] = static_cast<ptrdiff_t>(r) * ld;
-  for (int j = 0; j < n; ++j) {
+  for (int j = first; j < end; ++j) {
     FloatVec value[kVecs];
-    for (int v = 0; v < kVecs; ++v) value[v] = Load(x + static_cast<ptrdiff_t>(j) * d + v * kLanes);
+    for (int v = 0; v < kVecs; ++v) value[v] = x.At(j, c + v * kLanes);
     for (int r = 0; r < kRows; ++r) {
       const FloatVec weight = Set(p[row[r] + j]);
       for (int v = 0; v < kVecs; ++v) sum[r][v] = Fma(weight, value[v], sum[r][v]);
@@ -139,32 +151,101 @@ void DenseAccumulateBlock(const float* x, int d, const float* p, int ld, int n, 
   }
 }
 
-template <int kVecs, int kRows = kBlockRows>
-TQ_INLINE void DenseAccumulateRows(int rows, const float* x, int d, const float* p, int ld, int n,
-                                   float* o) {
-  if (rows == kRows) return DenseAccumulateBlock<kRows, kVecs>(x, d, p, ld, n, o);
-  if constexpr (kRows > 1) DenseAccumulateRows<kVecs, kRows - 1>(rows, x, d, p, ld, n, o);
+template <int kVecs, typename Rows, int kRows = kBlockRows>
+TQ_INLINE void DenseAccumulateRows(int rows, const Rows& x, int c, int d, const float* p, int ld,
+                                   int first, int end, float* o) {
+  if (rows == kRows) {
+    return DenseAccumulateBlock<kRows, kVecs, Rows>(x, c, d, p, ld, first, end, o);
+  }
+  if constexpr (kRows > 1) {
+    DenseAccumulateRows<kVecs, Rows, kRows - 1>(rows, x, c, d, p, ld, first, end, o);
+  }
 }
 
-void DenseAccumulateKernel(const float* x, int d, const float* p, int ld, int rows, int n,
-                           float* o) {
+template <typename Rows>
+TQ_INLINE void AccumulateRows(const Rows& x, int d, const float* p, int ld, int rows, int n,
+                              float* o) {
   const int blocks = (rows + kBlockRows - 1) / kBlockRows;
   for (int j = 0; j < n; j += kPassTokens) {
-    const int count = Smaller(n - j, kPassTokens);
+    const int end = Smaller(n, j + kPassTokens);
     for (int c = 0; c < d; c += 2 * kLanes) {
-      const float* xc = x + static_cast<size_t>(j) * d + c;
       for (int b = 0, r = 0; b < blocks; ++b) {
         const int size = BlockSize(rows, blocks, b);
-        const float* pr = p + static_cast<size_t>(r) * ld + j;
+        const float* pr = p + static_cast<size_t>(r) * ld;
         float* to = o + static_cast<size_t>(r) * d + c;
         if (d - c >= 2 * kLanes) {
-          DenseAccumulateRows<2>(size, xc, d, pr, ld, count, to);
+          DenseAccumulateRows<2>(size, x, c, d, pr, ld, j, end, to);
         } else {
-          DenseAccumulateRows<1>(size, xc, d, pr, ld, count, to);
+          DenseAccumulateRows<1>(size, x, c, d, pr, ld, j, end, to);
         }
         r += size;
       }
     }
+  }
+}
+
+void DenseAccumulateKernel(const float* x, int d, const float* p, int ld, int rows, int n,
+                           float* o) {
+  AccumulateRows(FloatRows{x, d}, d, p, ld, rows, n, o);
+}
+
+// ---- rows of f16, each at its own address, for few query rows ----
+
+void HalfAccumulateKernel(const uint16_t* const* x, int d, const float* p, int ld, int rows, int n,
+                          float* o) {
+  AccumulateRows(HalfRows{x}, d, p, ld, rows, n, o);
+}
+
+// Query rows of a block: four sums each.
+constexpr int kHalfRows = kRegisters == 32 ? 6 : 2;
+
+// Here lanes are coordinates: turning the rows would cost more than adding the lanes of the sums.
+template <int kRows>
+void HalfScoreBlock(const uint16_t* const* x, int d, const float* q, int n, float* out, int ld) {
+  for (int j = 0; j < n; j += 4) {
+    const int count = Smaller(n - j, 4);
+    const uint16_t* row[4];
+    for (int t = 0; t < 4; ++t) row[t] = x[j + Smaller(t, count - 1)];
+    FloatVec sum[kRows][4];
+    for (int r = 0; r < kRows; ++r) {
+      for (int t = 0; t < 4; ++t) sum[r][t] = Zero();
+    }
+    for (int i = 0; i < d; i += kLanes) {
+      FloatVec value[4];
+      for (int t = 0; t < 4; ++t) value[t] = HalfLoad(row[t] + i);
+      for (int r = 0; r < kRows; ++r) {
+        const FloatVec query = Load(q + static_cast<ptrdiff_t>(r) * d + i);
+        for (int t = 0; t < 4; ++t) sum[r][t] = Fma(query, value[t], sum[r][t]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      float* to = out + static_cast<ptrdiff_t>(r) * ld + j;
+      if (count == 4) {
+        FoldFour(sum[r], to);
+        continue;
+      }
+      float quad[4];
+      FoldFour(sum[r], quad);
+      for (int t = 0; t < count; ++t) to[t] = quad[t];
+    }
+  }
+}
+
+template <int kRows = kHalfRows>
+TQ_INLINE void HalfScoreRows(int rows, const uint16_t* const* x, int d, const float* q, int n,
+                             float* out, int ld) {
+  if (rows == kRows) return HalfScoreBlock<kRows>(x, d, q, n, out, ld);
+  if constexpr (kRows > 1) HalfScoreRows<kRows - 1>(rows, x, d, q, n, out, ld);
+}
+
+void HalfScoresKernel(const uint16_t* const* x, int d, const float* q, int rows, int n, float* out,
+                      int ld) {
+  const int blocks = (rows + kHalfRows - 1) / kHalfRows;
+  for (int b = 0, r = 0; b < blocks; ++b) {
+    const int size = BlockSize(rows, blocks, b);
+    HalfScoreRows(size, x, d, q + static_cast<size_t>(r) * d, n, out + static_cast<size_t>(r) * ld,
+                  ld);
+    r += size;
   }
 }
 

@@ -94,6 +94,11 @@ TQ_INLINE float Fold(const Sum16& sum) {
   v = Add(v, SwapLanes<1>(v));
   return _mm256_cvtss_f32(v);
 }
+// out[t] = the sum of the lanes of v[t].
+TQ_INLINE void FoldFour(const FloatVec (&v)[4], float* out) {
+  const FloatVec quad = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(quad), _mm256_extractf128_ps(quad, 1)));
+}
 
 TQ_INLINE IntVec LoadInt(const uint32_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

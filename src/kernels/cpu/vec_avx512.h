@@ -113,6 +113,19 @@ TQ_INLINE float Fold(const Sum16& sum) {
   return _mm512_cvtss_f32(v);
 }
 
+// out[t] = the sum of the lanes of v[t].
+TQ_INLINE void FoldFour(const FloatVec (&v)[4], float* out) {
+  const FloatVec pair01 = Add(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+  const FloatVec pair23 = Add(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+  const __m512d low = _mm512_castps_pd(pair01);
+  const __m512d high = _mm512_castps_pd(pair23);
+  FloatVec quad = Add(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                      _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+  quad = Add(quad, SwapLanes<8>(quad));
+  quad = Add(quad, SwapLanes<4>(quad));
+  _mm_storeu_ps(out, _mm512_castps512_ps128(quad));
+}
+
 TQ_INLINE IntVec LoadInt(const uint32_t* p) { return _mm512_loadu_si512(p); }
 TQ_INLINE void StoreInt(uint32_t* p, IntVec v) { _mm512_storeu_si512(p, v); }
 TQ_INLINE IntVec ZeroInt() { return _mm512_setzero_si512(); }

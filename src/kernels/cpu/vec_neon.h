@@ -80,6 +80,10 @@ TQ_INLINE float Fold(const Sum16& sum) {
   v = Add(v, SwapLanes<1>(v));
   return vgetq_lane_f32(v, 0);
 }
+// out[t] = the sum of the lanes of v[t].
+TQ_INLINE void FoldFour(const FloatVec (&v)[4], float* out) {
+  vst1q_f32(out, vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3])));
+}
 
 TQ_INLINE IntVec LoadInt(const uint32_t* p) { return vld1q_u32(p); }
 TQ_INLINE void StoreInt(uint32_t* p, IntVec v) { vst1q_u32(p, v); }

@@ -163,6 +163,24 @@ void DenseAccumulate(const float* x, int head_dim, const float* p, int ld, int r
   }
 }
 
+void HalfScores(const uint16_t* const* x, int d, const float* q, int rows, int n, float* out,
+                int ld) {
+  for (int j = 0; j < n; ++j) {
+    float row[kMaxHeadDim];
+    HalfToFloatMany(x[j], row, d);
+    DenseScores(row, d, q, rows, 1, out + j, ld);
+  }
+}
+
+void HalfAccumulate(const uint16_t* const* x, int d, const float* p, int ld, int rows, int n,
+                    float* o) {
+  for (int j = 0; j < n; ++j) {
+    float row[kMaxHeadDim];
+    HalfToFloatMany(x[j], row, d);
+    DenseAccumulate(row, d, p + j, ld, rows, 1, o);
+  }
+}
+
 bool MaskBias(const uint16_t* mask, const uint16_t* hidden, float slope, int n, float* bias) {
   bool seen = false;
   for (int j = 0; j < n; ++j) {
@@ -214,6 +232,8 @@ constexpr KernelTable kScalarKernelTable = {
     .coded_accumulate = CodedAccumulate,
     .dense_scores = DenseScores,
     .dense_accumulate = DenseAccumulate,
+    .half_scores = HalfScores,
+    .half_accumulate = HalfAccumulate,
     .mask_bias = MaskBias,
     .softmax = Softmax,
 };
