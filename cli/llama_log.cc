@@ -54,7 +54,10 @@ void ParseLine(const std::string& line, std::string_view plugin_path, LlamaLog* 
   if (const size_t at = line.find(kPluginMark); at != std::string::npos) {
     const std::string said = line.substr(at + kPluginMark.size());
     log->plugin_lines.push_back(said);
-    if (const auto compression = ParseCompression(said)) log->compression = compression;
+    if (const auto compression = ParseCompression(said)) {
+      log->compression = compression;
+      log->compressions.push_back(*compression);
+    }
     return;
   }
   if (!plugin_path.empty() && Contains(line, plugin_path)) {

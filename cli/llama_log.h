@@ -29,6 +29,7 @@ struct LlamaLog {
   std::optional<PerfLine> prompt;
   std::optional<PerfLine> generation;
   std::optional<CompressionLine> compression;  // the last one
+  std::vector<CompressionLine> compressions;   // one for each context
   std::optional<double> kv_buffer_mib;         // llama.cpp's own "KV buffer size", summed
   std::vector<std::string> plugin_lines;       // everything behind "turboquant: "
   std::optional<bool> plugin_loaded;           // ggml said that it loaded (or not) the plugin

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "cli/array_commands.h"
+#include "cli/bench_options.h"
+#include "cli/build_info.h"
 #include "cli/doctor_command.h"
 #include "cli/exit_code.h"
 #include "cli/report_table.h"
@@ -17,6 +19,7 @@
 
 namespace {
 
+using turboquant::BenchArguments;
 using turboquant::CodebookOptions;
 using turboquant::DecodeOptions;
 using turboquant::DoctorOptions;
@@ -35,7 +38,8 @@ constexpr char kDescription[] =
     "  turboquant doctor -m model.gguf\n"
     "  turboquant encode vectors.npy vectors.tq --codec turbo3\n"
     "  turboquant search vectors.tq queries.npy --exact vectors.npy\n"
-    "  turboquant validate --svg plot.svg";
+    "  turboquant validate --svg plot.svg\n"
+    "  turboquant bench kernels --quick";
 
 constexpr char kFooter[] =
     "Formats: turbo2 turbo3 turbo4, turbo2t turbo3t turbo4t (trellis: better, slower), turbo8, f16.\n"
@@ -220,6 +224,7 @@ int Main(int argc, char** argv) {
   InspectOptions inspect;
   SearchOptions search;
   CodebookOptions codebook;
+  BenchArguments bench;
   int i = 1;
   for (; i < argc && std::string(argv[i]) != "--"; ++i) own.emplace_back(argv[i]);
   const bool has_passthrough = i < argc;
@@ -227,7 +232,7 @@ int Main(int argc, char** argv) {
 
   CLI::App app(kDescription, "turboquant");
   app.footer(kFooter);
-  app.set_version_flag("--version", "turboquant " TURBOQUANT_VERSION);
+  app.set_version_flag("--version", std::string("turboquant ") + turboquant::BuildVersion());
   app.require_subcommand(1);
   std::vector<std::pair<CLI::App*, std::function<int()>>> commands;
   const auto add = [&](const char* name, const char* description, auto add_options, auto command,
@@ -244,6 +249,8 @@ int Main(int argc, char** argv) {
   add("search", kSearchDescription, AddSearch, turboquant::SearchCommand, &search);
   add("codebook", kCodebookDescription, AddCodebook, turboquant::CodebookCommand, &codebook);
   add("validate", kValidateDescription, AddValidate, turboquant::ValidateCommand, &validate);
+  add("bench", turboquant::kBenchDescription, turboquant::AddBench, turboquant::BenchCommand, &bench);
+  bench.output.command_line = turboquant::CommandLineText(own);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stdout);

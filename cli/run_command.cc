@@ -9,6 +9,7 @@
 
 #include "cli/exit_code.h"
 #include "cli/llama_log.h"
+#include "cli/llama_run.h"
 #include "cli/locate.h"
 #include "cli/process.h"
 #include "cli/report_table.h"
@@ -19,8 +20,6 @@ namespace turboquant {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr int kShownErrorLines = 12;
 
 struct Generation {
   ProcessResult process;
@@ -43,17 +42,13 @@ Result<Policy> ChosenPolicy(const RunOptions& options) {
   return Policy();
 }
 
-EnvironmentChanges CompressedEnvironment(const std::string& plugin, const Policy& policy) {
+EnvironmentChanges OurEnvironment(const std::string& plugin, const Policy& policy) {
   if (const std::string other = Environment("GGML_BACKEND_PATH");
       !other.empty() && other != plugin) {
     Note("GGML_BACKEND_PATH=" + other + " is replaced by " + plugin +
          " (ggml takes one plugin only)");
   }
-  return {{"GGML_BACKEND_PATH", plugin}, {"TURBOQUANT_KV", policy.ToString()}};
-}
-
-EnvironmentChanges StockEnvironment() {
-  return {{"GGML_BACKEND_PATH", std::nullopt}, {"TURBOQUANT_KV", std::nullopt}};
+  return CompressedEnvironment(plugin, policy.ToString());
 }
 
 // The command line of one generation. Conversation mode with a single turn applies the model's
@@ -94,13 +89,8 @@ Result<Generation> Generate(const std::vector<std::string>& argv,
   result.process = std::move(process.value());
   result.log = ParseLlamaLog(result.process.err, plugin);
   result.interrupted = result.process.exit_code == kExitInterrupted;
-  if (result.process.exit_code != 0 && !result.interrupted) {
-    const std::string how = result.process.signal != 0
-                                ? fmt::format("was ended by signal {}", result.process.signal)
-                                : fmt::format("failed with exit code {}", result.process.exit_code);
-    return Status(StatusCode::kInternal,
-                  fmt::format("{} {}; its last words were:\n{}", argv[0], how,
-                              LastLines(result.process.err, kShownErrorLines)));
+  if (!result.interrupted) {
+    if (Status s = CheckExit(argv[0], result.process); !s.ok()) return s;
   }
   return result;
 }
@@ -223,17 +213,6 @@ Json ResultJson(const RunOptions& options, const GgufModel& model, const Policy&
   return json;
 }
 
-// Why a run that should be compressed is not, as far as the log tells.
-Status NotCompressed(const LlamaLog& log) {
-  std::string reason = "the plugin said nothing; check the setup with 'turboquant doctor'";
-  if (!log.plugin_lines.empty()) {
-    reason = log.plugin_lines.back();
-  } else if (!log.load_error.empty()) {
-    reason = log.load_error;
-  }
-  return Unsupported("the KV cache was NOT compressed: " + reason);
-}
-
 int RunModel(const RunOptions& options, const Policy& policy) {
   const Result<GgufModel> model = ReadGgufFile(options.model);
   if (!model.ok()) return Fail(model.status());
@@ -253,7 +232,7 @@ int RunModel(const RunOptions& options, const Policy& policy) {
     if (options.threads > 0) argv.insert(argv.end(), {"-t", std::to_string(options.threads)});
     argv.insert(argv.end(), options.passthrough.begin(), options.passthrough.end());
     Note("no prompt given: opening llama.cpp's own chat, KV cache " + policy.ToString());
-    return Fail(ReplaceProcess(argv, CompressedEnvironment(plugin.value(), policy)));
+    return Fail(ReplaceProcess(argv, OurEnvironment(plugin.value(), policy)));
   }
 
   const Result<std::string> tool = FindCompletionTool(options.llama_bin);
@@ -262,16 +241,14 @@ int RunModel(const RunOptions& options, const Policy& policy) {
   Note(fmt::format("{} layers, head_dim {}; KV cache {}", model.value().block_count,
                    model.value().key_length, policy.ToString()));
   const Result<Generation> ours =
-      Generate(argv, CompressedEnvironment(plugin.value(), policy), plugin.value(), !options.json);
+      Generate(argv, OurEnvironment(plugin.value(), policy), plugin.value(), !options.json);
   if (!ours.ok()) {
     if (!options.json) fmt::print("\n");
     return Fail(ours.status());
   }
   if (ours.value().interrupted) return kExitInterrupted;
-  const bool expected = !policy.pass_through();
-  if (expected &&
-      (!ours.value().log.compression || ours.value().log.compression->layers_compressed == 0)) {
-    return Fail(NotCompressed(ours.value().log));
+  if (!policy.pass_through()) {
+    if (Status s = CheckCompressed(ours.value().log); !s.ok()) return Fail(s);
   }
 
   std::optional<Generation> stock;
@@ -308,7 +285,7 @@ int RunTool(const RunOptions& options, const Policy& policy) {
   std::vector<std::string> argv = options.passthrough;
   argv[0] = tool.value();
   Note("starting " + tool.value() + ", KV cache " + policy.ToString());
-  return Fail(ReplaceProcess(argv, CompressedEnvironment(plugin.value(), policy)));
+  return Fail(ReplaceProcess(argv, OurEnvironment(plugin.value(), policy)));
 }
 
 }  // namespace

@@ -65,9 +65,10 @@ void Svg::Path(const std::vector<SvgPoint>& points, bool closed, std::string_vie
   body_ += fmt::format("{}\" {}/>\n", closed ? " Z" : "", style);
 }
 
-void Svg::Rect(const SvgBox& box, std::string_view style) {
-  body_ += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" {}/>\n",
+void Svg::Rect(const SvgBox& box, std::string_view style, std::string_view tooltip) {
+  body_ += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" {}",
                        box.left, box.top, box.right - box.left, box.bottom - box.top, style);
+  body_ += tooltip.empty() ? "/>\n" : fmt::format("><title>{}</title></rect>\n", Escaped(tooltip));
 }
 
 void Svg::Marker(SvgMarker marker, SvgPoint at, double radius, std::string_view color,

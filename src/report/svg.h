@@ -31,7 +31,7 @@ class Svg {
   // style: attributes, e.g. stroke="#888" stroke-width="1".
   void Line(SvgPoint from, SvgPoint to, std::string_view style);
   void Path(const std::vector<SvgPoint>& points, bool closed, std::string_view style);
-  void Rect(const SvgBox& box, std::string_view style);
+  void Rect(const SvgBox& box, std::string_view style, std::string_view tooltip = "");
   void Marker(SvgMarker marker, SvgPoint at, double radius, std::string_view color,
               std::string_view tooltip);
   // at: the baseline. Text is escaped.

@@ -1,0 +1,27 @@
+// How the bench commands print what they found.
+#ifndef TURBOQUANT_CLI_BENCH_OUTPUT_H_
+#define TURBOQUANT_CLI_BENCH_OUTPUT_H_
+
+#include <string>
+
+#include "base/status.h"
+#include "cli/bench_command.h"
+#include "report/bench_report.h"
+
+namespace turboquant {
+
+BenchProvenance ProvenanceOf(const BenchOutput& output);
+
+// Says what is wrong; returns the exit code.
+int FailBench(const Status& status);
+
+// Prints the report in the chosen format and writes the plot; returns the exit code.
+int PrintBench(const BenchOutput& output, const BenchProvenance& provenance,
+               const BenchReport& report);
+
+// Ends a bench that could not write its plot before it spends its time: the file can be opened.
+Status CheckWritable(const std::string& path);
+
+}  // namespace turboquant
+
+#endif  // TURBOQUANT_CLI_BENCH_OUTPUT_H_
