@@ -8,6 +8,7 @@
  *   tq_estimator  a codec whose inner products are unbiased: quantize, inner_product, dequantize
  *   tq_cache      the compressed KV cache of one attention layer and one sequence
  *   tq_compress   a whole array to one checked block of bytes (the same as a .tq file) and back
+ *   tq_cuda_load  encoding and attention on NVIDIA GPUs, over device pointers
  *
  * Conventions, for every function unless it says otherwise:
  *
@@ -340,6 +341,18 @@ TQ_API tq_status tq_cache_copy(tq_cache* to, const tq_cache* from);
 
 /* Forgets all tokens; the memory stays. */
 TQ_API tq_status tq_cache_clear(tq_cache* cache);
+
+/* ---- NVIDIA GPUs ---- */
+
+/* The functions of libturboquant_cuda, declared in turboquant/turboquant_cuda.h. */
+struct tq_cuda_functions;
+
+/* Loads libturboquant_cuda (once; it stays loaded) and finds its functions, if the current device
+ * can run them. path: the library's file; NULL looks beside this library, then where the system's
+ * loader looks. Initialise functions with TQ_CUDA_FUNCTIONS_INIT; they are set on success alone.
+ * Errors: NOT_FOUND (no such library, or it cannot be loaded), UNSUPPORTED (another release; no
+ * driver, no GPU, or one that is too old: the message says which), INVALID_ARGUMENT. */
+TQ_API tq_status tq_cuda_load(const char* path, struct tq_cuda_functions* functions);
 
 #ifdef __cplusplus
 }

@@ -12,6 +12,7 @@
 #include "kernels/cuda/attention_reference.h"
 #include "tests/cuda/cuda_case.h"
 #include "tests/cuda/device_buffer.h"
+#include "tests/cuda/prefill_conformance.h"
 
 namespace turboquant::cuda {
 namespace {
@@ -349,6 +350,15 @@ int Main(int argc, char** argv) {
     }
     ++run;
     failed += RunCase(c, gpu, 1000 + static_cast<uint64_t>(index)) ? 0 : 1;
+  }
+  for (const PrefillCase& c : PrefillCases(false)) {
+    if (c.base.name.find(filter) == std::string::npos || index++ % every != 0) continue;
+    if (list) {
+      std::printf("%s\n", c.base.name.c_str());
+      continue;
+    }
+    ++run;
+    failed += RunPrefillCase(c, 1000 + static_cast<uint64_t>(index)) ? 0 : 1;
   }
   std::printf("%d cases, %d failed\n", run, failed);
   return failed == 0 && (run > 0 || list) ? 0 : 1;

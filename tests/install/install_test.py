@@ -42,7 +42,7 @@ def main():
         prefix = folder / "moved here"
         shutil.move(folder / "first", prefix)
         headers = sorted(p.name for p in prefix.rglob("*") if p.suffix in (".h", ".hpp"))
-        if headers != ["turboquant.h", "turboquant.hpp"]:
+        if headers != ["turboquant.h", "turboquant.hpp", "turboquant_cuda.h"]:
             sys.exit("installed headers: %s" % headers)
         library_dir = next(prefix.rglob("libturboquant.so")).parent
 

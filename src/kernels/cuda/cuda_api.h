@@ -16,7 +16,12 @@
 //   tq_cuda_rotate          rows into rotated space, or back
 //   tq_cuda_merge           merges two attention outputs by their log-sum-exp
 //
-// Functions return tq_cuda_status. Bytes of the cache: kernels/cuda/tile_layout.h.
+// Programs link libturboquant_cuda, or let libturboquant load it: tq_cuda_load of turboquant.h
+// fills tq_cuda_functions below, or says what is missing. This header is installed as
+// turboquant/turboquant_cuda.h. Structures belong to TQ_CUDA_API_VERSION: it changes whenever one
+// of them does, and tq_cuda_load refuses a library of another version.
+//
+// Functions return tq_cuda_status. Bytes of the cache: docs/CUDA.md.
 #ifndef TURBOQUANT_KERNELS_CUDA_CUDA_API_H_
 #define TURBOQUANT_KERNELS_CUDA_CUDA_API_H_
 
@@ -282,6 +287,10 @@ typedef struct tq_cuda_prefill_plan {
 
 TQ_CUDA_EXPORT int32_t tq_cuda_api_version(void);
 
+// TQ_CUDA_OK if the current device can run this library. Otherwise reason (at least 160 bytes; may
+// be null) says in a sentence what is missing: driver, GPU, compute capability, code for this GPU.
+TQ_CUDA_EXPORT tq_cuda_status tq_cuda_check_device(char* reason, size_t reason_bytes);
+
 // The current device.
 TQ_CUDA_EXPORT tq_cuda_status tq_cuda_query_device(tq_cuda_device* device);
 
@@ -326,6 +335,39 @@ TQ_CUDA_EXPORT tq_cuda_status tq_cuda_decode_rows(const tq_cuda_decode_params* p
 TQ_CUDA_EXPORT tq_cuda_status tq_cuda_scores(const tq_cuda_scores_params* params, void* stream);
 TQ_CUDA_EXPORT tq_cuda_status tq_cuda_rotate(const tq_cuda_rotate_params* params, void* stream);
 TQ_CUDA_EXPORT tq_cuda_status tq_cuda_merge(const tq_cuda_merge_params* params, void* stream);
+
+// Every function above, as tq_cuda_load (turboquant.h) found it: attend is tq_cuda_attend, and so
+// on.
+typedef struct tq_cuda_functions {
+  size_t struct_size;
+  int32_t (*api_version)(void);
+  tq_cuda_status (*check_device)(char* reason, size_t reason_bytes);
+  tq_cuda_status (*query_device)(tq_cuda_device* device);
+  tq_cuda_status (*make_rotation)(int32_t head_dim, uint64_t seed, tq_cuda_rotation* rotation,
+                                  float* mix);
+  size_t (*record_bytes)(int32_t k_format, int32_t v_format, int32_t head_dim);
+  tq_cuda_status (*supports)(const tq_cuda_plan_request* request, char* reason,
+                             size_t reason_bytes);
+  tq_cuda_status (*plan_attention)(const tq_cuda_plan_request* request, tq_cuda_plan* plan,
+                                   tq_cuda_item* items, int32_t* num_items);
+  tq_cuda_status (*attend)(const tq_cuda_plan* plan, const tq_cuda_attention* params,
+                           const tq_cuda_item* items, void* workspace, void* stream);
+  tq_cuda_status (*plan_prefill)(const tq_cuda_prefill_params* params, tq_cuda_prefill_plan* plan,
+                                 char* reason, size_t reason_bytes);
+  tq_cuda_status (*prefill)(const tq_cuda_prefill_plan* plan, const tq_cuda_prefill_params* params,
+                            void* workspace, void* stream);
+  tq_cuda_status (*encode)(const tq_cuda_encode_params* params, void* stream);
+  tq_cuda_status (*page_means)(const tq_cuda_means_params* params, void* stream);
+  tq_cuda_status (*decode_rows)(const tq_cuda_decode_params* params, void* stream);
+  tq_cuda_status (*scores)(const tq_cuda_scores_params* params, void* stream);
+  tq_cuda_status (*rotate)(const tq_cuda_rotate_params* params, void* stream);
+  tq_cuda_status (*merge)(const tq_cuda_merge_params* params, void* stream);
+} tq_cuda_functions;
+#define TQ_CUDA_FUNCTIONS_INIT                                                                   \
+  {                                                                                              \
+    sizeof(tq_cuda_functions), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+        NULL, NULL, NULL, NULL, NULL                                                             \
+  }
 
 #ifdef __cplusplus
 }

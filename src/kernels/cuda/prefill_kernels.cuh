@@ -176,21 +176,24 @@ __device__ __forceinline__ uint32_t ScaleHalves(uint32_t two, float scale) {
                     fminf(fmaxf(high, -kMostHalf), kMostHalf));
 }
 
-// The rotated mean of a page's keys, as the sum of a high and a low fp16 part; by 4 threads.
+// The rotated mean of a page's keys, as the sum of a high and a low fp16 part, zeros if it has
+// none; by one whole warp, for the shuffles; 4 of its lanes store.
 template <int kDim>
 __device__ __forceinline__ void StoreMean(const PrefillArgs& a, int mean, int head, int page) {
   const int l = threadIdx.x & 3;
-  RowLanes<kDim> y;
-  y.Load(a.p.cache.means, TQ_CUDA_F16,
-         (static_cast<int64_t>(mean) * a.p.cache.num_kv_heads + head) * kDim, l);
-  y.Rotate(a.p.cache.k_rotation, l);
-  RowLanes<kDim> low;
+  RowLanes<kDim> y, low;
+  if (mean >= 0) {
+    y.Load(a.p.cache.means, TQ_CUDA_F16,
+           (static_cast<int64_t>(mean) * a.p.cache.num_kv_heads + head) * kDim, l);
+    y.Rotate(a.p.cache.k_rotation, l);
+  }
 #pragma unroll
   for (int i = 0; i < kDim / 4; ++i) {
-    y.v[i] *= 1.0f / kMeanUnit;
+    y.v[i] = mean >= 0 ? y.v[i] * (1.0f / kMeanUnit) : 0.0f;
     low.v[i] = (y.v[i] - WordToFloat(PackHalves(y.v[i], 0.0f), 0, TQ_CUDA_F16)) * kLowPart;
   }
   const int64_t at = (static_cast<int64_t>(head) * (a.slots / kTileTokens) + page) * 2 * kDim;
+  if (threadIdx.x >= 4) return;
   y.Store(a.means, TQ_CUDA_F16, at, l);
   low.Store(a.means, TQ_CUDA_F16, at + kDim, l);
 }
@@ -236,8 +239,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
                     token / cache.mean_tokens)
             : -1;
     if (head == 0 && threadIdx.x == 0) a.mean_index[page] = mean;
-    // Whole warps, for the shuffles in it; equal values go to equal places.
-    if (mean >= 0 && threadIdx.x < 32) StoreMean<kDim>(a, mean, head, page);
+    if (cache.mean_tokens > 0 && threadIdx.x < 32) StoreMean<kDim>(a, mean, head, page);
     if (threadIdx.x < kTileTokens) {
       const int t = threadIdx.x;
       a.key_scales[first + t] = t < count ? unit * HalfToFloat(__ldg(scales + ScaleSlot(t))) : 0.0f;
