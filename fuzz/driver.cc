@@ -1,6 +1,6 @@
 // Runs a fuzz target without libFuzzer: inputs drawn from a seed, the same ones every time.
 //
-//   codec_rows_fuzz [--inputs N] [--first K] [--seconds S]
+//   codec_rows_fuzz [--inputs N] [--first K] [--seconds S]      as many as there are in 10 seconds
 //
 // Input k depends on k alone. When the target ends the program, the last line names the input;
 // --first K --inputs 1 runs it again.
@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -39,9 +40,9 @@ std::vector<uint8_t> InputOf(uint64_t k) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  long inputs = 2000;
+  long inputs = std::numeric_limits<long>::max() / 2;
   long first = 0;
-  double seconds = 1e9;
+  double seconds = 10;
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::strcmp(argv[i], "--inputs") == 0) inputs = std::atol(argv[i + 1]);
     if (std::strcmp(argv[i], "--first") == 0) first = std::atol(argv[i + 1]);

@@ -14,6 +14,8 @@
 #include "base/rng.h"
 #include "codec/codec.h"
 #include "codec/product_codec.h"
+#include "kernels/kernel_api.h"
+#include "kernels/row_coder.h"
 #include "tests/codec/reference.h"
 #include "tests/codec/theory.h"
 
@@ -40,25 +42,26 @@ using Damage = std::function<void(uint8_t* row, float* prepared)>;
 
 Estimates MeasureEstimates(const Codec& codec, int rows, const Damage& damage = nullptr) {
   const int d = codec.head_dim();
+  const RowOps ops = RowCoder(codec, BestKernels()).ops();
   SplitMix64 random(500 + d);
   std::vector<uint8_t> row(codec.row_bytes());
   std::vector<float> prepared(codec.query_size());
   double squares = 0, cross = 0, energy = 0;
   for (int n = 0; n < rows; ++n) {
     const std::vector<float> x = testing::UnitRow(d, &random);
-    EXPECT_TRUE(codec.Encode(x.data(), row.data()));
+    EXPECT_TRUE(codec.Encode(x.data(), row.data(), ops));
     for (bool aligned : {false, true}) {
       std::vector<float> q = testing::UnitRow(d, &random);
       if (aligned) {
         for (int i = 0; i < d; ++i) q[i] = q[i] + x[i];
       }
-      codec.PrepareQuery(q.data(), prepared.data());
+      codec.PrepareQuery(q.data(), prepared.data(), ops);
       if (damage && !aligned) damage(row.data(), prepared.data());
       if (damage && aligned) {
         std::vector<uint8_t> unused = row;  // the row is damaged already
         damage(unused.data(), prepared.data());
       }
-      const double estimate = codec.InnerProduct(prepared.data(), row.data());
+      const double estimate = codec.InnerProduct(prepared.data(), row.data(), ops);
       double truth = 0;
       for (int i = 0; i < d; ++i) truth += static_cast<double>(q[i]) * x[i];
       if (aligned) {
