@@ -67,30 +67,19 @@ void AnyRowFile(Input* input, size_t size) {
 
 // A header made of the words of headers, then some bytes of values.
 void AnyNpy(Input* input) {
-  const char* const kWords[] = {"{'descr': ",
-                                "'<f4'",
-                                "'<f2'",
-                                "'<f8'",
-                                "'>f4'",
-                                ", 'fortran_order': ",
-                                "False",
-                                "True",
-                                ", 'shape': ",
-                                "(",
-                                ")",
-                                ",",
-                                " ",
-                                "}",
-                                "\n",
-                                "3",
-                                "4",
-                                "0",
-                                "64",
-                                "18446744073709551615",
-                                "-1",
-                                "'|S1'",
-                                "{'descr': '<f4', "
-                                "'fortran_order': False, 'shape': (2, 64), }"};
+  constexpr const char* kWhole = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 64), }";
+  const char* const kWords[] = {"{'descr': ",  "'<f4'",
+                                "'<f2'",       "'<f8'",
+                                "'>f4'",       ", 'fortran_order': ",
+                                "False",       "True",
+                                ", 'shape': ", "(",
+                                ")",           ",",
+                                " ",           "}",
+                                "\n",          "3",
+                                "4",           "0",
+                                "64",          "18446744073709551615",
+                                "-1",          "'|S1'",
+                                kWhole};
   std::string header;
   for (int words = input->Byte() % 24; words > 0; --words) {
     header += kWords[input->Byte() % std::size(kWords)];
