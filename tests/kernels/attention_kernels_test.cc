@@ -9,6 +9,7 @@
 
 #include "base/fp16.h"
 #include "base/rng.h"
+#include "codec/codebook.h"
 #include "guarded_buffer.h"
 #include "kernel_cases.h"
 #include "kernels/format_rows.h"
@@ -67,19 +68,33 @@ Problem MakeProblem(int d, SplitMix64* random) {
   return problem;
 }
 
-// What integer kernels add, in the terms of kernel_api.h.
-double QueryRounding(const Problem& problem, int row, int token) {
+// Of integer kernels, in the terms of kernel_api.h.
+struct Rounding {
+  std::vector<double> scales;  // of the tokens
+  int lane;                    // where token 0 lies in its tile
+  double largest;              // centroid
+  double step;                 // centroids are rounded to multiples of it; 0: not rounded
+};
+
+// Half a step of the largest value; centroids off by half a step of theirs; and the product of two
+// low bytes (64 at most of the query's 16256, of the centroid's step and of a token's scale).
+double QueryRounding(const Problem& problem, const Rounding& rounding, int row, int token) {
   double peak = 0;
   double absolute = 0;
+  double queries = 0;
   for (int i = 0; i < problem.d; ++i) {
-    peak = std::max<double>(peak, std::fabs(problem.q[static_cast<size_t>(row) * problem.d + i]));
+    const double q = std::fabs(problem.q[static_cast<size_t>(row) * problem.d + i]);
+    peak = std::max(peak, q);
+    queries += q;
     absolute += std::fabs(problem.x[static_cast<size_t>(token) * problem.d + i]);
   }
-  return peak / 16256 / 2 * absolute * 1.001;
+  const double centroid = rounding.step * rounding.scales[static_cast<size_t>(token)];
+  return 1.001 * (peak / 16256 / 2 * absolute + queries * centroid / 2 +
+                  problem.d * 64 * 64 * peak / 16256 * centroid);
 }
 
 template <typename Kernel>
-void CheckScores(const Problem& problem, bool rounded, const Kernel& kernel) {
+void CheckScores(const Problem& problem, const Rounding* rounding, const Kernel& kernel) {
   const int d = problem.d;
   std::vector<double> want(static_cast<size_t>(kMaxRows) * kMaxTokens);
   std::vector<double> bound(want.size());
@@ -95,7 +110,8 @@ void CheckScores(const Problem& problem, bool rounded, const Kernel& kernel) {
       }
       want[static_cast<size_t>(r) * kMaxTokens + j] = sum;
       bound[static_cast<size_t>(r) * kMaxTokens + j] =
-          SumBound(d, absolute) + (rounded ? QueryRounding(problem, r, j) : 0);
+          SumBound(d, absolute) +
+          (rounding != nullptr ? QueryRounding(problem, *rounding, r, j) : 0);
     }
   }
   for (const auto& [rows, n] : Shapes()) {
@@ -120,16 +136,9 @@ void CheckScores(const Problem& problem, bool rounded, const Kernel& kernel) {
   }
 }
 
-// Of integer kernels: the scales of the tokens, and where token 0 lies in its tile.
-struct Rounding {
-  std::vector<double> scales;
-  int lane;
-};
-
 // Half a step of the largest weight in each block of 128 cells, for every cell at the largest
-// centroid.
+// centroid; centroids off by half a step of theirs; and the product of two low bytes.
 double WeightRounding(const Problem& problem, const Rounding& rounding, int row, int n) {
-  constexpr double kLargestCentroid = 2.8;
   std::vector<double> peak(static_cast<size_t>(kMaxTokens / 128 + 2));
   std::vector<int> cells(peak.size());
   for (int j = 0; j < n; ++j) {
@@ -141,7 +150,9 @@ double WeightRounding(const Problem& problem, const Rounding& rounding, int row,
   }
   double sum = 0;
   for (size_t b = 0; b < peak.size(); ++b) {
-    sum += peak[b] / 65024 / 2 * 1.01 * cells[b] * kLargestCentroid;
+    const double step = peak[b] / 65024 * cells[b] * 1.01;
+    sum += step / 2 * rounding.largest + step * 65024 * rounding.step / 2 +
+           step * 255 * 64 * rounding.step;
   }
   return sum;
 }
@@ -262,24 +273,34 @@ class CodedAttentionTest : public testing::TestWithParam<CodedCase> {
   }
 
   bool rounds() const { return GetParam().table->name == "avx512"; }
+  Rounding RoundingFrom(int first) const {
+    const bool wide = GetParam().format == Format::kTurbo8;
+    const double largest = wide ? Centroids(8)[255] : 2.8;
+    Rounding rounding = {{}, first % kTileCells, largest, wide ? largest / 16256 : 0.0};
+    for (const uint16_t s : scales_) rounding.scales.push_back(HalfToFloat(s));
+    return rounding;
+  }
 
   void CheckScoresOf(TileForm form, int first) {
     const KernelTable& table = *GetParam().table;
     const int d = problem_.d;
-    CheckScores(problem_, rounds(), [&](const float* q, int rows, int n, float* out, int ld) {
-      std::vector<uint8_t> bytes(static_cast<size_t>(rows) * PreparedQueryBytes(d) + 64);
-      auto* prepared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) &
-                                                  ~uintptr_t{63});
-      table.prepare_queries(q, d, rows, prepared);
-      WithTiles(form, first, n,
-                [&](const CodedTiles& k) { table.coded_scores(k, prepared, rows, n, out, ld); });
-    });
+    const Rounding rounding = RoundingFrom(first);
+    CheckScores(
+        problem_, rounds() ? &rounding : nullptr,
+        [&](const float* q, int rows, int n, float* out, int ld) {
+          std::vector<uint8_t> bytes(static_cast<size_t>(rows) * PreparedQueryBytes(d) + 64);
+          auto* prepared = reinterpret_cast<uint8_t*>(
+              (reinterpret_cast<uintptr_t>(bytes.data()) + 63) & ~uintptr_t{63});
+          table.prepare_queries(q, d, rows, prepared);
+          WithTiles(form, first, n, [&](const CodedTiles& k) {
+            table.coded_scores(k, prepared, rows, n, out, ld);
+          });
+        });
   }
 
   void CheckAccumulateOf(TileForm form, int first) {
     const KernelTable& table = *GetParam().table;
-    Rounding rounding = {{}, first % kTileCells};
-    for (const uint16_t s : scales_) rounding.scales.push_back(HalfToFloat(s));
+    const Rounding rounding = RoundingFrom(first);
     CheckAccumulate(problem_, rounds() ? &rounding : nullptr,
                     [&](const float* p, int ld, int rows, int n, float* o) {
                       WithTiles(form, first, n, [&](const CodedTiles& v) {
@@ -328,7 +349,7 @@ class DenseAttentionTest : public testing::TestWithParam<KernelCase> {
 
 TEST_P(DenseAttentionTest, Scores) {
   const auto [table, bits, d] = GetParam();
-  CheckScores(problem_, false, [&](const float* q, int rows, int n, float* out, int ld) {
+  CheckScores(problem_, nullptr, [&](const float* q, int rows, int n, float* out, int ld) {
     WithRows(n, [&](const float* x) { table->dense_scores(x, d, q, rows, n, out, ld); });
   });
 }

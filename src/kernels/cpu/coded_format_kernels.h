@@ -15,13 +15,15 @@ void FormatScoresKernel(const CodedTiles& k, const uint8_t* prepared, int rows, 
     case Format::kTurbo3:
     case Format::kTurbo4:
       return CodedScoresKernel(k, prepared, rows, n, out, ld);
-#ifdef TQ_TRELLIS_KERNELS
+#ifdef TQ_STEP_KERNELS
     case Format::kTurbo2t:
-      return TrellisScores<2>(k, prepared, rows, n, out, ld);
+      return StepScores<TrellisSteps<2>>(k, prepared, rows, n, out, ld);
     case Format::kTurbo3t:
-      return TrellisScores<3>(k, prepared, rows, n, out, ld);
+      return StepScores<TrellisSteps<3>>(k, prepared, rows, n, out, ld);
     case Format::kTurbo4t:
-      return TrellisScores<4>(k, prepared, rows, n, out, ld);
+      return StepScores<TrellisSteps<4>>(k, prepared, rows, n, out, ld);
+    case Format::kTurbo8:
+      return StepScores<WideSteps>(k, prepared, rows, n, out, ld);
 #endif
     default:
       return FallbackScores(k, prepared, rows, n, out, ld);
@@ -35,13 +37,15 @@ void FormatAccumulateKernel(const CodedTiles& v, const float* p, int ld, int row
     case Format::kTurbo3:
     case Format::kTurbo4:
       return CodedAccumulateKernel(v, p, ld, rows, n, o);
-#ifdef TQ_TRELLIS_KERNELS
+#ifdef TQ_STEP_KERNELS
     case Format::kTurbo2t:
-      return TrellisAccumulate<2>(v, p, ld, rows, n, o);
+      return StepAccumulate<TrellisSteps<2>>(v, p, ld, rows, n, o);
     case Format::kTurbo3t:
-      return TrellisAccumulate<3>(v, p, ld, rows, n, o);
+      return StepAccumulate<TrellisSteps<3>>(v, p, ld, rows, n, o);
     case Format::kTurbo4t:
-      return TrellisAccumulate<4>(v, p, ld, rows, n, o);
+      return StepAccumulate<TrellisSteps<4>>(v, p, ld, rows, n, o);
+    case Format::kTurbo8:
+      return StepAccumulate<WideSteps>(v, p, ld, rows, n, o);
 #endif
     default:
       return FallbackAccumulate(v, p, ld, rows, n, o);

@@ -1,16 +1,13 @@
-// Scores and weighted sums on trellis codes with dot products of bytes (AVX-512 VNNI, VBMI, VBMI2
-// and GFNI). coded_byte_kernels.h comes first: queries, weights and what they are multiplied with
-// are the same. What differs is the way from code bytes to steps of the alphabet:
+// Trellis codes to steps of the alphabet (AVX-512 VBMI, VBMI2 and GFNI), for coded_step_kernels.h:
 //   1. the two parity planes, a few shifts of the path plane (a dword of it holds 32 values of a
-//      cell, or, of values, 8 values of four cells a dword);
+//      cell, or, of values, 8 values of four cells);
 //   2. the planes of an index turned into nibbles, by exchanging their odd and even bits and pairs;
 //   3. a byte permute.
-// A chunk of steps is unpacked into first-level cache once and then meets all query rows.
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_TRELLIS_KERNELS_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_TRELLIS_KERNELS_H_
 
 #include "codec/trellis.h"
-#include "kernels/cpu/coded_byte_kernels.h"
+#include "kernels/cpu/coded_step_kernels.h"
 
 namespace turboquant {
 namespace {
@@ -78,7 +75,7 @@ TQ_INLINE void LookupIndices(const IntVec (&idx)[8], IntVec (&steps)[8]) {
   for (int e = 0; e < 8; ++e) steps[e] = LookupBytes(table, idx[e]);
 }
 
-// ---- scores ----
+// ---- keys ----
 
 // The path delayed by kDelay values: dwords of 32 values, `before` the dword in front.
 template <int kDelay>
@@ -126,144 +123,7 @@ TQ_INLINE void UnpackKeyTile(const uint8_t* tile, int d, uint8_t* steps) {
   }
 }
 
-// Query rows whose bytes meet those steps: byte j of dword 8 w + e is that of value 32 w + e + 8 j.
-struct TurnedQueries {
-  alignas(64) uint8_t high[kMaxScoreRows][kMaxHeadDim];
-  alignas(64) uint8_t low[kMaxScoreRows][kMaxHeadDim];
-  float unit[kMaxScoreRows];
-  int32_t sum[kMaxScoreRows];
-};
-
-struct TurnOrder {
-  alignas(64) uint8_t bytes[64];
-  constexpr TurnOrder() : bytes() {
-    for (int i = 0; i < 64; ++i) {
-      bytes[i] = static_cast<uint8_t>(i / 32 * 32 + i % 32 / 4 + i % 4 * 8);
-    }
-  }
-};
-constexpr TurnOrder kTurnOrder;
-
-void TurnQueries(const uint8_t* prepared, int d, int row, int rows, TurnedQueries* out) {
-  const IntVec order = _mm512_load_si512(kTurnOrder.bytes);
-  for (int r = 0; r < rows; ++r) {
-    const Query q = QueryAt(prepared, d, row + r);
-    for (int i = 0; i < d; i += 64) {
-      const __mmask64 bytes = d - i < 64 ? 0xFFFFFFFFu : ~__mmask64{0};
-      _mm512_store_si512(out->high[r] + i, _mm512_permutexvar_epi8(
-                                               order, _mm512_maskz_loadu_epi8(bytes, q.high + i)));
-      _mm512_store_si512(out->low[r] + i,
-                         _mm512_permutexvar_epi8(order, _mm512_maskz_loadu_epi8(bytes, q.low + i)));
-    }
-    out->unit[r] = q.unit;
-    out->sum[r] = q.sum;
-  }
-}
-
-// Scores of kRows query rows with kGroups unpacked tiles. Cell j of the first tile goes to out[j];
-// only cells [begin, end) are stored.
-template <int kBits, int kRows, int kGroups>
-void ScoreSteps(const uint8_t* steps, const uint16_t* scales, int d, const TurnedQueries& q,
-                int begin, int end, float* out, int ld) {
-  const size_t tile_steps = static_cast<size_t>(16 * d);
-  IntVec high[kRows][kGroups];
-  IntVec low[kRows][kGroups];
-  for (int r = 0; r < kRows; ++r) {
-    for (int g = 0; g < kGroups; ++g) high[r][g] = low[r][g] = ZeroInt();
-  }
-  for (int i = 0; i < d; i += 4) {
-    IntVec step[kGroups];
-    for (int g = 0; g < kGroups; ++g) {
-      step[g] = _mm512_load_si512(steps + g * tile_steps + 16 * static_cast<size_t>(i));
-    }
-    for (int r = 0; r < kRows; ++r) {
-      const IntVec q_high = SetDword(q.high[r] + i);
-      const IntVec q_low = SetDword(q.low[r] + i);
-      for (int g = 0; g < kGroups; ++g) {
-        high[r][g] = _mm512_dpbusd_epi32(high[r][g], step[g], q_high);
-        low[r][g] = _mm512_dpbusd_epi32(low[r][g], step[g], q_low);
-      }
-    }
-  }
-  for (int g = 0; g < kGroups; ++g) {
-    const FloatVec scale = HalfLoad(scales + g * kTileLanes);
-    const int first = Larger(begin - g * kTileLanes, 0);
-    const int last = Smaller(end - g * kTileLanes, kTileLanes);
-    if (last <= first) continue;
-    const __mmask16 lanes = static_cast<__mmask16>(FirstLanes(last) & ~FirstLanes(first));
-    for (int r = 0; r < kRows; ++r) {
-      // Sums may wrap; the total does not (coded_byte_kernels.h).
-      const IntVec offset =
-          _mm512_set1_epi32(static_cast<int>(128u * static_cast<unsigned>(q.sum[r])));
-      const IntVec total =
-          _mm512_sub_epi32(_mm512_add_epi32(ShiftLeft<7>(high[r][g]), low[r][g]), offset);
-      const FloatVec unit = Set(q.unit[r] * kCacheTrellis<kBits>.unit);
-      _mm512_mask_storeu_ps(out + static_cast<ptrdiff_t>(r) * ld + g * kTileLanes, lanes,
-                            Mul(Mul(_mm512_cvtepi32_ps(total), unit), scale));
-    }
-  }
-}
-
-template <int kBits, int kRows = kMaxScoreRows>
-TQ_INLINE void ScoreStepRows(int rows, int tiles, const uint8_t* steps, const uint16_t* scales,
-                             int d, const TurnedQueries& q, int begin, int end, float* out,
-                             int ld) {
-  if (rows == kRows) {
-    constexpr int kGroups = kScoreGroups<kRows>;
-    int t = 0;
-    for (; t + kGroups <= tiles; t += kGroups) {
-      ScoreSteps<kBits, kRows, kGroups>(steps + static_cast<size_t>(16 * d * t),
-                                        scales + t * kTileLanes, d, q, begin - t * kTileLanes,
-                                        end - t * kTileLanes, out + t * kTileLanes, ld);
-    }
-    for (; t < tiles; ++t) {
-      ScoreSteps<kBits, kRows, 1>(steps + static_cast<size_t>(16 * d * t), scales + t * kTileLanes,
-                                  d, q, begin - t * kTileLanes, end - t * kTileLanes,
-                                  out + t * kTileLanes, ld);
-    }
-    return;
-  }
-  if constexpr (kRows > 1) {
-    ScoreStepRows<kBits, kRows - 1>(rows, tiles, steps, scales, d, q, begin, end, out, ld);
-  }
-}
-
-constexpr int kStepBytes = 16384;  // unpacked at once: one tile of the longest rows, or several
-
-template <int kBits>
-void TrellisScores(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
-                   int ld) {
-  if (n <= 0) return;
-  const int d = k.head_dim;
-  if (k.form != TileForm::kKeys || d % 32 != 0) {
-    return FallbackScores(k, prepared, rows, n, out, ld);
-  }
-  alignas(64) uint8_t steps[kStepBytes];
-  TurnedQueries q;
-  const size_t tile_bytes = static_cast<size_t>(2 * kBits * d);
-  const int blocks = (rows + kMaxScoreRows - 1) / kMaxScoreRows;
-  const int at_once = Smaller(kStepBytes / (16 * d), 4);
-  int tile = k.first / kTileLanes;
-  if (blocks == 1) TurnQueries(prepared, d, 0, rows, &q);
-  for (int j = -(k.first % kTileLanes); j < n; j += at_once * kTileLanes, tile += at_once) {
-    const int tiles = Smaller((n - j + kTileLanes - 1) / kTileLanes, at_once);
-    const uint8_t* codes = k.codes + static_cast<size_t>(tile) * tile_bytes;
-    if (tiles == at_once) PrefetchBytes(codes + at_once * tile_bytes, at_once * tile_bytes);
-    for (int t = 0; t < tiles; ++t) {
-      UnpackKeyTile<kBits>(codes + t * tile_bytes, d, steps + static_cast<size_t>(16 * d * t));
-    }
-    const uint16_t* scales = k.scales + static_cast<size_t>(tile) * kTileLanes;
-    for (int b = 0, r = 0; b < blocks; ++b) {
-      const int size = BlockSize(rows, blocks, b);
-      if (blocks > 1) TurnQueries(prepared, d, r, size, &q);
-      ScoreStepRows<kBits>(size, tiles, steps, scales, d, q, -j, n - j,
-                           out + static_cast<ptrdiff_t>(r) * ld + j, ld);
-      r += size;
-    }
-  }
-}
-
-// ---- weighted sums ----
+// ---- values ----
 
 // The contribution of one byte to the parities of its eight values (kDistance = 0), or of the eight
 // values behind them (kDistance = 1), as a matrix of bits: row i in byte 7 - i.
@@ -319,45 +179,6 @@ TQ_INLINE void UnpackValues(const uint8_t* group, const uint8_t* group2, int d, 
   LookupIndices<kBits, 0>(idx, step);
 }
 
-constexpr int kSumGroups = kSumCells / 4;
-
-// Unpacked steps of one block and one chunk of 16 byte positions (128 values), group by group:
-// eight vectors of lanes = positions, or, of 8 positions or fewer, four vectors whose halves are
-// values e and e + 4.
-struct StepBlock {
-  alignas(64) uint8_t steps[kSumGroups * 512];
-};
-
-template <int kBits>
-void UnpackBlock(const uint8_t* codes, size_t group_bytes, int d, int position, int count,
-                 unsigned tiles, StepBlock* block) {
-  const __mmask16 lanes = FirstLanes(count);
-  IntVec step[8];
-  for (int tile = 0; tile < kSumTiles; ++tile) {
-    if ((tiles >> tile & 1u) == 0) continue;
-    if (count > 8) {
-      for (int group = 4 * tile; group < 4 * tile + 4; ++group) {
-        const uint8_t* at = codes + static_cast<size_t>(group) * group_bytes;
-        UnpackValues<kBits, false>(at, at, d, position, lanes, step);
-        for (int e = 0; e < 8; ++e)
-          _mm512_store_si512(block->steps + 512 * group + 64 * e, step[e]);
-      }
-      continue;
-    }
-    for (int group = 4 * tile; group < 4 * tile + 4; group += 2) {
-      const uint8_t* at = codes + static_cast<size_t>(group) * group_bytes;
-      UnpackValues<kBits, true>(at, at + group_bytes, d, position, lanes, step);
-      uint8_t* to = block->steps + 256 * group;
-      for (int e = 0; e < 8; ++e) {
-        uint8_t* half = to + 64 * (e % 4) + 32 * (e / 4);
-        _mm256_store_si256(reinterpret_cast<__m256i*>(half), _mm512_castsi512_si256(step[e]));
-        _mm256_store_si256(reinterpret_cast<__m256i*>(half + 256),
-                           _mm512_extracti64x4_epi64(step[e], 1));
-      }
-    }
-  }
-}
-
 // Lanes of v[e] are values e of 16 byte positions; becomes out[m] = values 16 m .. 16 m + 15.
 TQ_INLINE void TurnPositions(const FloatVec (&v)[8], FloatVec (&out)[8]) {
   __m512d quad[2][4];  // [e / 4][j]: four values of positions j, 4 + j, 8 + j, 12 + j
@@ -384,103 +205,66 @@ TQ_INLINE void TurnPositions(const FloatVec (&v)[8], FloatVec (&out)[8]) {
   }
 }
 
-// Adds one block to kRows rows of o: the values of the chunk start at o.
-template <int kBits, int kRows>
-void SumSteps(const StepBlock& block, const ByteWeights& w, int count, int d, float* o) {
-  constexpr int kPlanes = kRows <= 3 ? 4 : 2;
-  const int vectors = count > 8 ? 8 : 4;
-  FloatVec value[kRows][8];
-  for (int e = 0; e < vectors; e += kPlanes) {
-    WeightedSums<kRows, kPlanes> sums;
-    for (int r = 0; r < kRows; ++r) {
-      for (int t = 0; t < kPlanes; ++t) sums.high[r][t] = sums.low[r][t] = ZeroInt();
-    }
+// What coded_step_kernels.h asks of a format.
+template <int kBits>
+struct TrellisSteps {
+  static constexpr int kBytes = 1;
+  static constexpr int kChunk = 128;
+  static constexpr bool kTurned = true;
+  static constexpr float kUnit = kCacheTrellis<kBits>.unit;
+
+  // The planes of keys are whole dwords.
+  static TQ_INLINE bool Serves(int d) { return d % 32 == 0; }
+
+  static TQ_INLINE void UnpackKeys(const uint8_t* tile, int d, uint8_t* steps) {
+    UnpackKeyTile<kBits>(tile, d, steps);
+  }
+
+  static void UnpackBlock(const uint8_t* codes, size_t group_bytes, int d, int first, int values,
+                          unsigned tiles, StepBlock* block) {
+    const int position = first / 8;
+    const int count = values / 8;
+    const __mmask16 lanes = FirstLanes(count);
+    IntVec step[8];
     for (int tile = 0; tile < kSumTiles; ++tile) {
-      if ((w.tiles >> tile & 1u) == 0) continue;
-      for (int group = 4 * tile; group < 4 * tile + 4; ++group) {
-        IntVec steps[kPlanes];
-        for (int t = 0; t < kPlanes; ++t) {
-          steps[t] = _mm512_load_si512(block.steps + 64 * (vectors * group + e + t));
+      if ((tiles >> tile & 1u) == 0) continue;
+      if (count > 8) {
+        for (int group = 4 * tile; group < 4 * tile + 4; ++group) {
+          const uint8_t* at = codes + static_cast<size_t>(group) * group_bytes;
+          UnpackValues<kBits, false>(at, at, d, position, lanes, step);
+          for (int e = 0; e < 8; ++e) {
+            _mm512_store_si512(block->steps + 512 * group + 64 * e, step[e]);
+          }
         }
-        AddGroup<kRows, kPlanes>(steps, w, group, &sums);
+        continue;
       }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      for (int t = 0; t < kPlanes; ++t) {
-        const IntVec total = _mm512_add_epi32(ShiftLeft<8>(sums.high[r][t]), sums.low[r][t]);
-        value[r][e + t] = Mul(_mm512_cvtepi32_ps(total), Set(w.unit[r]));
+      for (int group = 4 * tile; group < 4 * tile + 4; group += 2) {
+        const uint8_t* at = codes + static_cast<size_t>(group) * group_bytes;
+        UnpackValues<kBits, true>(at, at + group_bytes, d, position, lanes, step);
+        uint8_t* to = block->steps + 256 * group;
+        for (int e = 0; e < 8; ++e) {
+          uint8_t* half = to + 64 * (e % 4) + 32 * (e / 4);
+          _mm256_store_si256(reinterpret_cast<__m256i*>(half), _mm512_castsi512_si256(step[e]));
+          _mm256_store_si256(reinterpret_cast<__m256i*>(half + 256),
+                             _mm512_extracti64x4_epi64(step[e], 1));
+        }
       }
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    if (count <= 8) {  // bring both halves to the lower one
-      for (int e = 0; e < 4; ++e) {
-        value[r][4 + e] = _mm512_shuffle_f32x4(value[r][e], value[r][e], 0x0E);
-      }
+
+  static TQ_INLINE int Vectors(int values) { return values > 64 ? 8 : 4; }
+
+  static TQ_INLINE void AddTo(FloatVec (&value)[8], int values, float* o) {
+    if (values <= 64) {  // bring both halves to the lower one
+      for (int e = 0; e < 4; ++e) value[4 + e] = _mm512_shuffle_f32x4(value[e], value[e], 0x0E);
     }
     FloatVec turned[8];
-    TurnPositions(value[r], turned);
-    float* to = o + static_cast<ptrdiff_t>(r) * d;
-    for (int m = 0; m < count / 2; ++m) {
-      Store(to + 16 * m, Add(Load(to + 16 * m), turned[m]));
+    TurnPositions(value, turned);
+    for (int m = 0; m < values / 16; ++m) {
+      Store(o + 16 * m, Add(Load(o + 16 * m), turned[m]));
     }
   }
-}
-
-template <int kBits, int kRows = kMaxSumRows>
-TQ_INLINE void SumStepRows(int rows, const StepBlock& block, const ByteWeights& w, int count, int d,
-                           float* o) {
-  if (rows == kRows) return SumSteps<kBits, kRows>(block, w, count, d, o);
-  if constexpr (kRows > 1) SumStepRows<kBits, kRows - 1>(rows, block, w, count, d, o);
-}
-
-// LoadByteWeights of a scalar format multiplies its unit in; this puts that of the alphabet
-// instead.
-template <int kBits>
-TQ_INLINE void LoadTrellisWeights(const uint16_t* scales, const float* p, int ld, int rows,
-                                  int cell, int first, int last, ByteWeights* w) {
-  LoadByteWeights<4>(scales, p, ld, rows, cell, first, last, w);
-  for (int r = 0; r < rows; ++r) w->unit[r] *= kCacheTrellis<kBits>.unit / UnitOf<4>();
-}
-
-template <int kBits>
-void TrellisAccumulate(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o) {
-  if (n <= 0) return;
-  if (v.form != TileForm::kValues) return FallbackAccumulate(v, p, ld, rows, n, o);
-  const int d = v.head_dim;
-  const size_t cell_bytes = static_cast<size_t>(kBits * d / 8);
-  const int blocks = (rows + kMaxSumRows - 1) / kMaxSumRows;
-  const int last = v.first + n;
-  const int positions = d / 8;
-  StepBlock steps;
-  ByteWeights w;
-  for (int cell = v.first / kTileLanes * kTileLanes; cell < last; cell += kSumCells) {
-    const uint8_t* codes = v.codes + static_cast<size_t>(cell) * cell_bytes;
-    PrefetchBytes(codes + kSumCells * cell_bytes, kSumCells * cell_bytes);
-    const int tiles = Smaller((last - cell + kTileLanes - 1) / kTileLanes, kSumTiles);
-    for (int k = 0; k < positions; k += 16) {
-      const int count = Smaller(positions - k, 16);
-      bool unpacked = false;
-      for (int b = 0, r = 0; b < blocks; ++b) {
-        const int size = BlockSize(rows, blocks, b);
-        if (k == 0 || blocks > 1) {
-          LoadTrellisWeights<kBits>(v.scales, p + static_cast<ptrdiff_t>(r) * ld - v.first, ld,
-                                    size, cell, v.first, last, &w);
-        }
-        if (w.tiles != 0) {
-          // Several blocks of rows: all tiles, for one block may skip what another needs.
-          if (!unpacked) {
-            UnpackBlock<kBits>(codes, 4 * cell_bytes, d, k, count,
-                               blocks > 1 ? (1u << tiles) - 1u : w.tiles, &steps);
-          }
-          unpacked = true;
-          SumStepRows<kBits>(size, steps, w, count, d, o + static_cast<size_t>(r) * d + 8 * k);
-        }
-        r += size;
-      }
-    }
-  }
-}
+};
 
 }  // namespace
 }  // namespace turboquant

@@ -20,7 +20,7 @@
 namespace turboquant {
 namespace {
 
-#define TQ_TRELLIS_KERNELS 1  // coded_trellis_kernels.h
+#define TQ_STEP_KERNELS 1  // coded_step_kernels.h
 
 constexpr int kLanes = 16;
 constexpr int kRegisters = 32;
