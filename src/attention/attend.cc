@@ -45,17 +45,12 @@ class Scratch {
 
 size_t RoundUp(size_t floats) { return (floats + 15) & ~size_t{15}; }
 
-bool AllZero(const uint16_t* x, int n) {
-  uint64_t any = 0;
-  int j = 0;
-  for (; j + 4 <= n; j += 4) {
-    uint64_t four;
-    std::memcpy(&four, x + j, sizeof(four));
-    any |= four;
-  }
-  for (; j < n; ++j) any |= x[j];
-  return any == 0;
+// memcmp is the widest loop at hand here.
+bool SameValues(const uint16_t* x, int n) {
+  return std::memcmp(x, x + 1, static_cast<size_t>(n - 1) * sizeof(x[0])) == 0;
 }
+
+bool AllZero(const uint16_t* x, int n) { return x[0] == 0 && SameValues(x, n); }
 
 // The cells of exact rows [first, first + n) follow each other.
 bool Consecutive(const ExactRow* rows, int n) {
@@ -259,31 +254,42 @@ void AttentionRun::Scores(const Span& span, const Queries& q, int cell, int n, T
   kernels_->dense_scores(tile->dense, d, q.plain, tile->rows, n, tile->s, tile->cells);
 }
 
-// Logits to weights, in runs of cells that share a mean.
-void AttentionRun::Softmax(const Span& span, const Queries& q, int cell, int n, float* state,
-                           Tile* tile) const {
+// Adds to the logits of coded cells what the means of their keys give. True if all cells have one
+// mean: then tile->mean_logit is still to be added.
+bool AttentionRun::AddMeans(const Span& span, const Queries& q, int cell, int n,
+                            Tile* tile) const {
   const AttentionProblem& p = problems_[span.problem];
   const MeanTable& means = p.k.means;
-  const bool centred = !span.exact && IsCoded(p.k.format) && means.capacity > 0;
-  bool add = false;  // the tile has one mean
-  for (int j = 0; centred && j < n;) {
-    const uint16_t* id = means.cell_mean + cell;
+  const auto know = [&](uint16_t id) {
+    if (tile->mean == id) return;
+    MeanLogits(means, id - 1, span.kv_head, q.plain, tile->rows, p.k.head_dim, *kernels_,
+               tile->mean_logit);
+    tile->mean = id;
+  };
+  const uint16_t* id = means.cell_mean + cell;
+  if (SameValues(id, n)) {
+    if (id[0] != 0) know(id[0]);
+    return id[0] != 0;
+  }
+  for (int j = 0; j < n;) {
     int end = j + 1;
     while (end < n && id[end] == id[j]) ++end;
-    if (id[j] != 0) {
-      if (tile->mean != id[j]) {
-        MeanLogits(means, id[j] - 1, span.kv_head, q.plain, tile->rows, p.k.head_dim, *kernels_,
-                   tile->mean_logit);
-        tile->mean = id[j];
-      }
-      add = end - j == n;
-      for (int r = 0; r < tile->rows && !add; ++r) {
-        float* s = tile->s + static_cast<size_t>(r) * tile->cells;
-        for (int t = j; t < end; ++t) s[t] += tile->mean_logit[r];
-      }
+    if (id[j] != 0) know(id[j]);
+    for (int r = 0; r < tile->rows && id[j] != 0; ++r) {
+      float* s = tile->s + static_cast<size_t>(r) * tile->cells;
+      for (int t = j; t < end; ++t) s[t] += tile->mean_logit[r];
     }
     j = end;
   }
+  return false;
+}
+
+// Logits to weights.
+void AttentionRun::Softmax(const Span& span, const Queries& q, int cell, int n, float* state,
+                           Tile* tile) const {
+  const AttentionProblem& p = problems_[span.problem];
+  const bool centred = !span.exact && IsCoded(p.k.format) && p.k.means.capacity > 0;
+  const bool add = centred && AddMeans(span, q, cell, n, tile);
   const int floats = layouts_[span.problem].state;
   const int vd = p.v.head_dim;
   for (int r = 0; r < tile->rows; ++r) {

@@ -131,6 +131,7 @@ class AttentionRun {
   void Attend(const Span& span, float* state) const;
   bool FillBias(const Span& span, int cell, int n, Tile* tile) const;
   void Scores(const Span& span, const Queries& q, int cell, int n, Tile* tile) const;
+  bool AddMeans(const Span& span, const Queries& q, int cell, int n, Tile* tile) const;
   void Softmax(const Span& span, const Queries& q, int cell, int n, float* state, Tile* tile) const;
   void Accumulate(const Span& span, int cell, int n, Tile* tile) const;
   void FinishRow(int problem, int kv_head, int row, const float* states, size_t stride, int coded,
