@@ -128,24 +128,23 @@ class Bench {
       Report(0, std::string("checking ") + std::string(table.name));
       const Result<KernelErrors> errors = CheckKernels(table, format, d, group, options_.seed);
       if (!errors.ok()) return errors.status();
-      const int bits = IndexBits(format);
       AddKernel("scores", table, format, d, group, errors.value().scores,
-                [&table, buffers, bits, d, group](int thread, const Rows& rows, size_t calls) {
+                [&table, buffers, format, d, group](int thread, const Rows& rows, size_t calls) {
                   float* out = buffers->out[thread].data();
                   for (size_t c = 0, j = 0; c < calls; ++c, j = (j + kBlock) % rows.count) {
                     table.coded_scores(
-                        {bits, d, rows.codes, rows.scales, static_cast<int>(j), TileForm::kKeys},
+                        {format, d, rows.codes, rows.scales, static_cast<int>(j), TileForm::kKeys},
                         buffers->prepared, group, kBlock, out, kBlock);
                     Clobber();
                   }
                 });
       AddKernel("sums", table, format, d, group, errors.value().sums,
-                [&table, buffers, bits, d, group](int thread, const Rows& rows, size_t calls) {
+                [&table, buffers, format, d, group](int thread, const Rows& rows, size_t calls) {
                   float* out = buffers->out[thread].data();
                   for (size_t c = 0, j = 0; c < calls; ++c, j = (j + kBlock) % rows.count) {
-                    table.coded_accumulate(
-                        {bits, d, rows.codes, rows.scales, static_cast<int>(j), TileForm::kValues},
-                        buffers->p.data(), kBlock, group, kBlock, out);
+                    table.coded_accumulate({format, d, rows.codes, rows.scales, static_cast<int>(j),
+                                            TileForm::kValues},
+                                           buffers->p.data(), kBlock, group, kBlock, out);
                     Clobber();
                   }
                 });
@@ -398,6 +397,13 @@ std::vector<const KernelTable*> AvailableTables() {
     if (const KernelTable* table = FindKernels(name)) tables.push_back(table);
   }
   return tables;
+}
+
+Result<const KernelTable*> FindTable(const std::string& name) {
+  if (const KernelTable* table = FindKernels(name)) return table;
+  std::string known;
+  for (const KernelTable* t : AvailableTables()) known.append(" ").append(t->name);
+  return Unsupported("no kernels '" + name + "' on this processor; it has" + known);
 }
 
 Result<KernelBenchResult> BenchKernels(const KernelBenchOptions& options) {

@@ -137,7 +137,7 @@ Result<KernelErrors> CheckKernels(const KernelTable& table, Format format, int h
     for (int j = 0; j < kRows; ++j) {
       StoreTileRow(form, code_bytes, j, codes.data() + j * code_bytes, aligned(tiles));
     }
-    return CodedTiles{bits, d, aligned(tiles), scales.data(), 0, form};
+    return CodedTiles{format, d, aligned(tiles), scales.data(), 0, form};
   };
 
   KernelErrors errors;
