@@ -27,6 +27,21 @@ struct BenchKernelsOptions {
   BenchOutput output;
 };
 
+struct BenchAttentionOptions {
+  std::string table;            // empty: the best of this processor
+  std::vector<std::string> kv;  // ours; empty: turbo4, balanced, turbo3, turbo2
+  int head_dim = 128;
+  int kv_heads = 2;
+  int group = 6;
+  std::vector<int> tokens;   // empty: 1 and 512, quick: 1 and 128
+  std::vector<int> cells;    // empty: 1024, 4096 and 16384, quick: 4096
+  std::vector<int> threads;  // empty: 1 and 2
+  int rounds = 0;            // 0: 5, quick: 3
+  double sample_ms = 0;      // 0: 10
+  bool quick = false;
+  BenchOutput output;
+};
+
 struct BenchEndToEndOptions {
   std::string model;
   std::vector<std::string> stock = {"f16", "q8_0", "q4_0"};  // llama.cpp's own caches
@@ -42,6 +57,7 @@ struct BenchEndToEndOptions {
 
 // Return the exit code.
 int BenchKernelsCommand(const BenchKernelsOptions& options);
+int BenchAttentionCommand(const BenchAttentionOptions& options);
 int BenchEndToEndCommand(const BenchEndToEndOptions& options);
 
 }  // namespace turboquant

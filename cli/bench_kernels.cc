@@ -13,13 +13,9 @@ namespace {
 Result<std::vector<const KernelTable*>> Tables(const std::vector<std::string>& names) {
   std::vector<const KernelTable*> tables;
   for (const std::string& name : names) {
-    const KernelTable* table = FindKernels(name);
-    if (table == nullptr) {
-      std::string known;
-      for (const KernelTable* t : AvailableTables()) known.append(" ").append(t->name);
-      return Unsupported("no kernels '" + name + "' on this processor; it has" + known);
-    }
-    tables.push_back(table);
+    const Result<const KernelTable*> table = FindTable(name);
+    if (!table.ok()) return table.status();
+    tables.push_back(table.value());
   }
   return tables;
 }

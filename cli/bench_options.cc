@@ -10,6 +10,7 @@ namespace turboquant {
 const char kBenchDescription[] =
     "Measures speed beside its bound and its contenders, results checked before they are timed.\n"
     "  turboquant bench kernels --quick     kernels of this processor, cycles a row\n"
+    "  turboquant bench attention --quick   attention of one layer, decode and prefill\n"
     "  turboquant bench e2e -m MODEL        stock llama.cpp with and without the plugin, tokens/s\n"
     "Each mode prints a table, -o md, csv or json, and --svg FILE draws it.";
 
@@ -52,12 +53,53 @@ void AddKernels(CLI::App* app, BenchArguments* arguments) {
   AddOutput(app, &arguments->output);
 }
 
+constexpr char kAttentionDescription[] =
+    "The whole attention of one layer over a cache of so many cells: decoding of one token and "
+    "prefill\n"
+    "of many, compressed caches beside an f16 cache with the same rows. Errors are checked against "
+    "double\n"
+    "before timing.";
+
+void AddAttention(CLI::App* app, BenchArguments* arguments) {
+  BenchAttentionOptions* options = &arguments->attention;
+  app->add_option("--kv", options->kv,
+                  "our caches, a SPEC each (default: turbo4, balanced, turbo3, turbo2)")
+      ->type_name("SPEC")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app->add_option("--isa", options->table, "scalar, avx2, avx512 or neon (default: the best)");
+  app->add_option("-d,--head-dim", options->head_dim, "values of a row")->capture_default_str();
+  app->add_option("--kv-heads", options->kv_heads, "kv heads")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 256));
+  app->add_option("-g,--group", options->group, "query heads that share a kv head")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 64));
+  app->add_option("-n,--cells", options->cells,
+                  "cells of the cache, the new tokens' included (default: 1024,4096,16384)")
+      ->delimiter(',')
+      ->check(CLI::Range(2, 1 << 22));
+  app->add_option("--tokens", options->tokens, "new tokens (default: 1,512)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 16));
+  app->add_option("-t,--threads", options->threads, "threads (default: 1,2)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 256));
+  app->add_option("-r,--rounds", options->rounds, "rounds, of which the median (default: 5)")
+      ->check(CLI::Range(1, 1000));
+  app->add_option("--sample-ms", options->sample_ms, "least time of one sample (default: 10)")
+      ->check(CLI::Range(0.001, 10000.0));
+  app->add_flag("--quick", options->quick, "4096 cells, 1 and 128 tokens, 3 rounds");
+  AddOutput(app, &arguments->output);
+}
+
 constexpr char kEndToEndDescription[] =
     "Runs the stock llama-bench with llama.cpp's own KV caches and with ours in turns: tokens a "
     "second\n"
     "of a prompt and of generation behind so many tokens, as a ratio to the first cache, and the "
     "bytes\n"
     "of the cache. Ends without figures if the plugin was not active where it should be.\n"
+    "  turboquant bench attention --quick   attention of one layer, decode and prefill\n"
     "  turboquant bench e2e -m MODEL --kv turbo4 --kv turbo3,tail=256 -d 0,4096,16384";
 
 void AddEndToEnd(CLI::App* app, BenchArguments* arguments) {
@@ -96,6 +138,7 @@ void AddBench(CLI::App* app, BenchArguments* arguments) {
   arguments->app = app;
   app->require_subcommand(0, 1);
   AddKernels(app->add_subcommand("kernels", kKernelsDescription), arguments);
+  AddAttention(app->add_subcommand("attention", kAttentionDescription), arguments);
   AddEndToEnd(app->add_subcommand("e2e", kEndToEndDescription), arguments);
 }
 
@@ -104,6 +147,11 @@ int BenchCommand(const BenchArguments& arguments) {
     BenchKernelsOptions options = arguments.kernels;
     options.output = arguments.output;
     return BenchKernelsCommand(options);
+  }
+  if (arguments.app->got_subcommand("attention")) {
+    BenchAttentionOptions options = arguments.attention;
+    options.output = arguments.output;
+    return BenchAttentionCommand(options);
   }
   if (arguments.app->got_subcommand("e2e")) {
     BenchEndToEndOptions options = arguments.end_to_end;

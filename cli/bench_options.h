@@ -14,6 +14,7 @@ extern const char kBenchDescription[];
 
 struct BenchArguments {
   BenchKernelsOptions kernels;
+  BenchAttentionOptions attention;
   BenchEndToEndOptions end_to_end;
   BenchOutput output;
   CLI::App* app = nullptr;  // of bench; its modes are below it

@@ -399,6 +399,13 @@ std::vector<const KernelTable*> AvailableTables() {
   return tables;
 }
 
+Result<const KernelTable*> FindTable(const std::string& name) {
+  if (const KernelTable* table = FindKernels(name)) return table;
+  std::string known;
+  for (const KernelTable* t : AvailableTables()) known.append(" ").append(t->name);
+  return Unsupported("no kernels '" + name + "' on this processor; it has" + known);
+}
+
 Result<KernelBenchResult> BenchKernels(const KernelBenchOptions& options) {
   return Bench(options).Run();
 }

@@ -27,6 +27,9 @@ std::vector<Format> CodedFormats();
 // The tables this processor can run, the fastest first.
 std::vector<const KernelTable*> AvailableTables();
 
+// One of them by name; Unsupported, with the names there are.
+Result<const KernelTable*> FindTable(const std::string& name);
+
 struct KernelBenchOptions {
   std::vector<const KernelTable*> tables = AvailableTables();
   std::vector<Format> formats = CodedFormats();  // f16 always comes along

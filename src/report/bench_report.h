@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "eval/attention_bench.h"
 #include "eval/kernel_bench.h"
 #include "eval/llama_bench.h"
 
@@ -36,6 +37,7 @@ struct BenchReport {
 };
 
 BenchReport ReportKernels(const BenchProvenance& provenance, const KernelBenchResult& result);
+BenchReport ReportAttention(const BenchProvenance& provenance, const AttentionBenchResult& result);
 BenchReport ReportEndToEnd(const BenchProvenance& provenance, const EndToEndResult& result);
 
 // Tables, conditions and notes as Markdown.

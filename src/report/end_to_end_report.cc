@@ -106,7 +106,7 @@ std::string SvgOf(const BenchProvenance& provenance, const EndToEndResult& resul
     }
   }
   const double width = tests.size() == 2 ? 1180 : 640;
-  Svg svg(width, 560, "turboquant: tokens a second over depth",
+  Svg svg(width, 530, "turboquant: tokens a second over depth",
           "Speed of llama-bench by depth for every KV cache");
   svg.Text({40, 36}, 20, SvgAnchor::kStart,
            fmt::format("{} by the KV cache's format", result.model_name),
@@ -129,7 +129,7 @@ std::string SvgOf(const BenchProvenance& provenance, const EndToEndResult& resul
     left += 570;
   }
   DrawLegend({48, 92}, SeriesOf(result, tests.empty() || tests[0]), &svg);
-  svg.Text({40, 546}, 11, SvgAnchor::kStart, ProvenanceLine(provenance), "fill=\"#999\"");
+  svg.Text({40, 516}, 11, SvgAnchor::kStart, ProvenanceLine(provenance), "fill=\"#999\"");
   return svg.Finish();
 }
 

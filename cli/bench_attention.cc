@@ -1,0 +1,55 @@
+// turboquant bench attention.
+#include <algorithm>
+
+#include "base/parallel.h"
+#include "cli/bench_command.h"
+#include "cli/bench_output.h"
+#include "cli/progress.h"
+#include "eval/attention_bench.h"
+#include "eval/kernel_bench.h"
+
+namespace turboquant {
+
+int BenchAttentionCommand(const BenchAttentionOptions& options) {
+  AttentionBenchOptions run;
+  if (!options.table.empty()) {
+    const Result<const KernelTable*> table = FindTable(options.table);
+    if (!table.ok()) return FailBench(table.status());
+    run.kernels = table.value();
+  }
+  run.names = options.kv;
+  if (run.names.empty()) run.names = {"turbo4", "balanced", "turbo3", "turbo2"};
+  for (const std::string& spec : run.names) {
+    const Result<Policy> policy = Policy::Parse(spec);
+    if (!policy.ok()) return FailBench(policy.status());
+    run.policies.push_back(policy.value());
+  }
+  run.head_dim = options.head_dim;
+  run.num_kv_heads = options.kv_heads;
+  run.group = options.group;
+  if (options.quick) {
+    run.tokens = {1, 128};
+    run.cells = {4096};
+    run.rounds = 3;
+  }
+  if (!options.tokens.empty()) run.tokens = options.tokens;
+  if (!options.cells.empty()) run.cells = options.cells;
+  if (options.rounds > 0) run.rounds = options.rounds;
+  if (options.sample_ms > 0) run.sample_seconds = 1e-3 * options.sample_ms;
+  run.threads = options.threads;
+  if (run.threads.empty()) {
+    run.threads = {1};
+    if (HardwareThreads() > 1) run.threads.push_back(2);
+  }
+  if (Status s = CheckWritable(options.output.svg); !s.ok()) return FailBench(s);
+
+  Progress progress("bench attention");
+  run.progress = [&](double done, const std::string& what) { progress.Update(done, what); };
+  const Result<AttentionBenchResult> result = BenchAttention(run);
+  progress.Finish();
+  if (!result.ok()) return FailBench(result.status());
+  const BenchProvenance provenance = ProvenanceOf(options.output);
+  return PrintBench(options.output, provenance, ReportAttention(provenance, result.value()));
+}
+
+}  // namespace turboquant
