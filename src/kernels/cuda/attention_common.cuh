@@ -18,11 +18,23 @@ inline constexpr float kLn2 = 0.6931471805599453f;
 // Smaller than every logit; finite, so that differences of two of them are 0 and not NaN.
 inline constexpr float kNoLogit = -1e30f;
 
+// What a CTA must know before it can ask for its first page, as it stands in tq_cuda_attention.
+struct AttentionStart {
+  const uint8_t* records;
+  const int* page_table;
+  const int* coded_len;
+  const void* q;
+  int64_t q_sequence_stride, q_token_stride, q_head_stride;
+  int page_stride, num_kv_heads, group, q_len, q_dtype;
+};
+
+// In front: what is read first. Every new line of the constant cache is a wait.
 struct AttentionArgs {
-  tq_cuda_attention p;
-  tq_cuda_plan plan;
   const tq_cuda_item* items;  // null: the plan is uniform
-  int* tickets;               // [batch][head tiles]
+  tq_cuda_plan plan;
+  AttentionStart start;
+  tq_cuda_attention p;
+  int* tickets;  // [batch][head tiles], and as many counters of pages
   float* partials;
   RecordLayout layout;
   ByteTables k_tables, v_tables;
@@ -49,10 +61,46 @@ __device__ __forceinline__ RowMask LoadRowMask(const AttentionArgs& a, int seque
   return MakeRowMask(total, a.p.q_len, query, a.p.window, tree);
 }
 
+// The bytes of n values of any type, asked for and not looked at: nothing waits for them yet.
+template <int n>
+struct RawValues {
+  uint32_t words[n];  // 16-bit values fill the first half
+
+  __device__ __forceinline__ void Load(const void* base, int dtype, int64_t at, bool there) {
+    const int wide = dtype == TQ_CUDA_F32 ? 1 : 0;
+    const uint8_t* from = static_cast<const uint8_t*>(base) + (at << (1 + wide));
+#pragma unroll
+    for (int i = 0; i < n; ++i) words[i] = 0;
+#pragma unroll
+    for (int i = 0; i < n; i += n / 2) {
+      const int wanted = there && (i == 0 || wide != 0) ? 1 : 0;
+      if constexpr (n == 2) {
+        asm volatile("{.reg .pred P;\nsetp.ne.s32 P,%2,0;\n@P ld.global.nc.b32 %0,[%1];}"
+                     : "+r"(words[i])
+                     : "l"(from + 4 * i), "r"(wanted));
+      } else {
+#pragma unroll
+        for (int j = i; j < i + n / 2; j += 2) {
+          asm volatile("{.reg .pred P;\nsetp.ne.s32 P,%3,0;\n@P ld.global.nc.v2.b32 {%0,%1},[%2];}"
+                       : "+r"(words[j]), "+r"(words[j + 1])
+                       : "l"(from + 4 * j), "r"(wanted));
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ float Value(int dtype, int i) const;
+};
+
 __device__ __forceinline__ float WordToFloat(uint32_t word, int half, int dtype) {
   const uint16_t bits = static_cast<uint16_t>(half != 0 ? word >> 16 : word);
   return dtype == TQ_CUDA_BF16 ? __uint_as_float(static_cast<uint32_t>(bits) << 16)
                                : __half2float(__ushort_as_half(bits));
+}
+
+template <int n>
+__device__ __forceinline__ float RawValues<n>::Value(int dtype, int i) const {
+  return dtype == TQ_CUDA_F32 ? __uint_as_float(words[i]) : WordToFloat(words[i / 2], i & 1, dtype);
 }
 
 // n (2, 4, 8 or 16) consecutive values; the address is aligned to n 16-bit values.

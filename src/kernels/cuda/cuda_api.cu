@@ -73,6 +73,18 @@ tq_cuda_status Attend(const tq_cuda_plan& plan, const tq_cuda_attention& p,
   const int head_tiles = p.cache.num_kv_heads * plan.row_tiles;
   args.p = p;
   args.plan = plan;
+  args.start = {static_cast<const uint8_t*>(p.cache.records),
+                p.cache.page_table,
+                p.coded_len,
+                p.q,
+                p.q_sequence_stride,
+                p.q_token_stride,
+                p.q_head_stride,
+                p.cache.page_stride,
+                p.cache.num_kv_heads,
+                p.group,
+                p.q_len,
+                p.q_dtype};
   args.items = plan.uniform != 0 ? nullptr : items;
   args.tickets = static_cast<int*>(workspace);
   args.partials =
@@ -196,6 +208,9 @@ tq_cuda_status tq_cuda_encode(const tq_cuda_encode_params* params, void* stream)
   }
   if (layout.k.trellis || layout.v.trellis) return TQ_CUDA_UNSUPPORTED;
   if (params->max_rows == 0) return TQ_CUDA_OK;
+  if (params->max_rows == 1 && AppendServes(layout)) {
+    return StatusOf(LaunchAppend(*params, layout, StreamOf(stream)));
+  }
   return StatusOf(LaunchEncode(*params, layout, StreamOf(stream)));
 }
 
