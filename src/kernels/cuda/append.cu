@@ -40,7 +40,7 @@ struct WarpRow {
     const float sign = (lane & h) != 0 ? -1.0f : 1.0f;
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
-      v[i] = __fmaf_rn(sign, v[i], __shfl_xor_sync(kAllLanes, v[i], h));
+      v[i] = fmaf(sign, v[i], __shfl_xor_sync(kAllLanes, v[i], h));
     }
   }
 

@@ -149,7 +149,7 @@ struct RowLanes {
       const float sign = (l & h) != 0 ? -1.0f : 1.0f;
 #pragma unroll
       for (int i = 0; i < kValues; ++i) {
-        v[i] = __fmaf_rn(sign, v[i], __shfl_xor_sync(kAllLanes, v[i], h));
+        v[i] = fmaf(sign, v[i], __shfl_xor_sync(kAllLanes, v[i], h));
       }
     }
     // kPower is a multiple of 16, so strides of 16 dims and more stay in the lane.
