@@ -41,6 +41,44 @@ struct AttentionArgs {
   uint32_t high_half;  // 0x100, see HighHalf
 };
 
+inline AttentionArgs MakeAttentionArgs(const tq_cuda_plan& plan, const tq_cuda_attention& p,
+                                       const tq_cuda_item* items, void* workspace,
+                                       const RecordLayout& layout) {
+  AttentionArgs args{};
+  args.items = plan.uniform != 0 ? nullptr : items;
+  args.plan = plan;
+  args.start = {static_cast<const uint8_t*>(p.cache.records),
+                p.cache.page_table,
+                p.coded_len,
+                p.q,
+                p.q_sequence_stride,
+                p.q_token_stride,
+                p.q_head_stride,
+                p.cache.page_stride,
+                p.cache.num_kv_heads,
+                p.group,
+                p.q_len,
+                p.q_dtype};
+  args.p = p;
+  args.tickets = static_cast<int*>(workspace);
+  const size_t ticket_bytes = TicketBytes(p.batch, p.cache.num_kv_heads * plan.row_tiles);
+  args.partials = reinterpret_cast<float*>(static_cast<uint8_t*>(workspace) + ticket_bytes);
+  args.layout = layout;
+  if (plan.path == TQ_CUDA_PATH_INT8) {
+    args.k_tables = MakeByteTables(p.cache.k_format);
+    args.v_tables = MakeByteTables(p.cache.v_format);
+    args.high_half = 0x100;
+  }
+  return args;
+}
+
+inline dim3 AttentionGrid(const AttentionArgs& a) {
+  if (a.plan.uniform == 0) return dim3(static_cast<unsigned>(a.plan.num_items));
+  return dim3(static_cast<unsigned>(a.plan.splits),
+              static_cast<unsigned>(a.p.cache.num_kv_heads * a.plan.row_tiles),
+              static_cast<unsigned>(a.p.batch));
+}
+
 __device__ __forceinline__ tq_cuda_item LoadItem(const AttentionArgs& a) {
   if (a.items == nullptr) {
     return UniformItem(a.plan, blockIdx.x, blockIdx.y, gridDim.y, blockIdx.z);
@@ -72,19 +110,13 @@ struct RawValues {
 #pragma unroll
     for (int i = 0; i < n; ++i) words[i] = 0;
 #pragma unroll
-    for (int i = 0; i < n; i += n / 2) {
-      const int wanted = there && (i == 0 || wide != 0) ? 1 : 0;
+    for (int i = 0; i < n; i += 2) {
+      const bool wanted = there && (i < n / 2 || wide != 0);
       if constexpr (n == 2) {
-        asm volatile("{.reg .pred P;\nsetp.ne.s32 P,%2,0;\n@P ld.global.nc.b32 %0,[%1];}"
-                     : "+r"(words[i])
-                     : "l"(from + 4 * i), "r"(wanted));
+        LoadIf(from, wanted, &words[0]);
+        LoadIf(from + 4, wanted && wide != 0, &words[1]);
       } else {
-#pragma unroll
-        for (int j = i; j < i + n / 2; j += 2) {
-          asm volatile("{.reg .pred P;\nsetp.ne.s32 P,%3,0;\n@P ld.global.nc.v2.b32 {%0,%1},[%2];}"
-                       : "+r"(words[j]), "+r"(words[j + 1])
-                       : "l"(from + 4 * j), "r"(wanted));
-        }
+        LoadIf(from + 4 * i, wanted, &words[i], &words[i + 1]);
       }
     }
   }

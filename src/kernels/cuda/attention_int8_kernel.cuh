@@ -4,6 +4,7 @@
 #define TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_KERNEL_CUH_
 
 #include "kernels/cuda/attention_int8.cuh"
+#include "kernels/cuda/tensor_ops.cuh"
 
 namespace turboquant::cuda {
 
@@ -786,7 +787,7 @@ __device__ __forceinline__ uint32_t TouchArguments(const AttentionArgs& a, int w
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
     AttendInt8(const __grid_constant__ AttentionArgs a) {
-  extern __shared__ __align__(128) uint8_t memory[];
+  uint8_t* memory = DynamicShared();
   __shared__ Int8Shared<S> sh;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   WaitForKernelBefore();
@@ -829,7 +830,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
     sh.next = (S::kStages + 1) * S::kWarps;
   }
   if (lane == 0) {
-    asm volatile("st.shared.u32 [%0],%1;" ::"r"(SharedAddress(&sh.touched[warp])), "r"(touched));
+    StoreShared(SharedAddress(&sh.touched[warp]), touched);
   }
   const int total = TotalLength(a, item.sequence, coded_len);
   __syncthreads();
@@ -839,25 +840,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
   WalkPages(a, &sh, source, means, &state, item, row_tile, coded_len, total, end, queue, lane);
   LetNextKernelStart();
   MergeWarps(a, &sh, reinterpret_cast<float*>(memory), &state, item, kv_head, row_tile, warp, lane);
-}
-
-// Launches the shape; false: the runtime refused.
-template <class S>
-cudaError_t LaunchInt8(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
-  const cudaError_t set = cudaFuncSetAttribute(
-      AttendInt8<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
-  if (set != cudaSuccess) return set;
-  cudaLaunchAttribute early;
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(S::kThreads);
-  config.dynamicSmemBytes = S::kSharedBytes;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = args.p.launch_early != 0 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, AttendInt8<S>, args);
 }
 
 }  // namespace turboquant::cuda

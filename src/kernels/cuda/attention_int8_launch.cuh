@@ -4,8 +4,15 @@
 
 #include "kernels/cuda/attention_int8_kernel.cuh"
 #include "kernels/cuda/attention_launch.h"
+#include "kernels/cuda/kernel_launch.cuh"
 
 namespace turboquant::cuda {
+
+template <class S>
+cudaError_t LaunchInt8(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  return LaunchKernel<AttendInt8<S>>(grid, S::kThreads, S::kSharedBytes, args.p.launch_early != 0,
+                                     stream, args);
+}
 
 // The instance of the plan's configuration; of shapes not built in it, the slim one: any
 // configuration can run any plan.

@@ -75,6 +75,23 @@ __device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
   return v;
 }
 
+// Words of read-only memory if `there`; else they stay. Nothing waits for them before their use.
+__device__ __forceinline__ void LoadIf(const void* from, bool there, uint32_t* w) {
+  asm volatile("{.reg .pred P;\nsetp.ne.s32 P,%2,0;\n@P ld.global.nc.b32 %0,[%1];}"
+               : "+r"(*w)
+               : "l"(from), "r"(there ? 1 : 0));
+}
+__device__ __forceinline__ void LoadIf(const void* from, bool there, uint32_t* w0, uint32_t* w1) {
+  asm volatile("{.reg .pred P;\nsetp.ne.s32 P,%3,0;\n@P ld.global.nc.v2.b32 {%0,%1},[%2];}"
+               : "+r"(*w0), "+r"(*w1)
+               : "l"(from), "r"(there ? 1 : 0));
+}
+
+// A store that the compiler leaves alone.
+__device__ __forceinline__ void StoreShared(uint32_t address, uint32_t word) {
+  asm volatile("st.shared.u32 [%0],%1;" ::"r"(address), "r"(word));
+}
+
 // Memory that other CTAs write or read during this launch, past L1. No order among accesses.
 __device__ __forceinline__ float4 LoadRelaxed(const float4* p) {
   float4 v;
