@@ -10,6 +10,7 @@
 #include "base/rng.h"
 #include "kernels/cuda/byte_tables.h"
 #include "kernels/cuda/tile_convert.h"
+#include "kernels/cuda/token_words.h"
 
 namespace turboquant::cuda {
 namespace {
@@ -93,6 +94,54 @@ TEST(TileLayout, RowsRoundTripAndKeepTheirNeighbours) {
         EXPECT_EQ(scale, 1000 + i);
       }
     }
+  }
+}
+
+// Words as append.cu writes them, against the record that StoreTileRow writes.
+template <int kDim>
+void ExpectTokenWords(int bits) {
+  const TileFormat f{bits, false};
+  const RecordLayout layout = MakeRecordLayout(f, f, kDim);
+  SplitMix64 random(static_cast<uint64_t>(bits * kDim));
+  std::vector<uint32_t> before(static_cast<size_t>(layout.bytes / 4));
+  for (uint32_t& x : before) x = static_cast<uint32_t>(random.Next());
+  for (const bool value_side : {false, true}) {
+    for (int token = 0; token < kTileTokens; ++token) {
+      std::vector<uint8_t> codes(static_cast<size_t>(bits * kDim / 8)), nibbles(kDim);
+      for (uint8_t& x : codes) x = static_cast<uint8_t>(random.Next());
+      for (int i = 0; i < kDim; ++i) {
+        nibbles[static_cast<size_t>(i)] =
+            static_cast<uint8_t>(CodeToNibble(bits, LoadCode(bits, codes.data(), kDim, i)));
+      }
+      std::vector<uint32_t> want = before, got = before;
+      StoreTileRow(layout, reinterpret_cast<uint8_t*>(want.data()), value_side, token, codes.data(),
+                   7);
+      uint32_t* area = got.data() + (value_side ? layout.v_codes / 4 : 0);
+      const TokenWords<kDim> words{bits, token, value_side};
+      std::set<int> places;
+      const auto store = [&](const WordPlace& p, uint32_t content) {
+        EXPECT_EQ(content & ~p.mask, 0u);
+        EXPECT_TRUE(places.insert(p.index).second) << "two lanes write one word";
+        area[p.index] = (area[p.index] & ~p.mask) | content;
+      };
+      EXPECT_LE(words.NumLow(), kDim);
+      EXPECT_LE(words.NumHigh(), kDim / 2);
+      for (int w = 0; w < words.NumLow(); ++w)
+        store(words.Low(w), words.LowBits(w, nibbles.data()));
+      for (int w = 0; w < words.NumHigh(); ++w) {
+        store(words.High(w), words.HighBits(w, nibbles.data()));
+      }
+      EXPECT_EQ(std::memcmp(got.data(), want.data(), static_cast<size_t>(layout.k_scales)), 0)
+          << bits << " " << kDim << " " << value_side << " " << token;
+    }
+  }
+}
+
+TEST(TokenWords, AreThoseOfTheTokenAlone) {
+  for (const int bits : {2, 3, 4}) {
+    ExpectTokenWords<64>(bits);
+    ExpectTokenWords<128>(bits);
+    ExpectTokenWords<256>(bits);
   }
 }
 

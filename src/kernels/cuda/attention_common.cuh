@@ -18,16 +18,66 @@ inline constexpr float kLn2 = 0.6931471805599453f;
 // Smaller than every logit; finite, so that differences of two of them are 0 and not NaN.
 inline constexpr float kNoLogit = -1e30f;
 
+// What a CTA must know before it can ask for its first page, as it stands in tq_cuda_attention.
+struct AttentionStart {
+  const uint8_t* records;
+  const int* page_table;
+  const int* coded_len;
+  const void* q;
+  int64_t q_sequence_stride, q_token_stride, q_head_stride;
+  int page_stride, num_kv_heads, group, q_len, q_dtype;
+};
+
+// In front: what is read first. Every new line of the constant cache is a wait.
 struct AttentionArgs {
-  tq_cuda_attention p;
-  tq_cuda_plan plan;
   const tq_cuda_item* items;  // null: the plan is uniform
-  int* tickets;               // [batch][head tiles]
+  tq_cuda_plan plan;
+  AttentionStart start;
+  tq_cuda_attention p;
+  int* tickets;  // [batch][head tiles], and as many counters of pages
   float* partials;
   RecordLayout layout;
   ByteTables k_tables, v_tables;
   uint32_t high_half;  // 0x100, see HighHalf
 };
+
+inline AttentionArgs MakeAttentionArgs(const tq_cuda_plan& plan, const tq_cuda_attention& p,
+                                       const tq_cuda_item* items, void* workspace,
+                                       const RecordLayout& layout) {
+  AttentionArgs args{};
+  args.items = plan.uniform != 0 ? nullptr : items;
+  args.plan = plan;
+  args.start = {static_cast<const uint8_t*>(p.cache.records),
+                p.cache.page_table,
+                p.coded_len,
+                p.q,
+                p.q_sequence_stride,
+                p.q_token_stride,
+                p.q_head_stride,
+                p.cache.page_stride,
+                p.cache.num_kv_heads,
+                p.group,
+                p.q_len,
+                p.q_dtype};
+  args.p = p;
+  args.tickets = static_cast<int*>(workspace);
+  const size_t ticket_bytes = TicketBytes(p.batch, p.cache.num_kv_heads * plan.row_tiles);
+  args.partials = reinterpret_cast<float*>(static_cast<uint8_t*>(workspace) + ticket_bytes);
+  args.layout = layout;
+  if (plan.path == TQ_CUDA_PATH_INT8) {
+    args.k_tables = MakeByteTables(p.cache.k_format);
+    args.v_tables = MakeByteTables(p.cache.v_format);
+    args.high_half = 0x100;
+  }
+  return args;
+}
+
+inline dim3 AttentionGrid(const AttentionArgs& a) {
+  if (a.plan.uniform == 0) return dim3(static_cast<unsigned>(a.plan.num_items));
+  return dim3(static_cast<unsigned>(a.plan.splits),
+              static_cast<unsigned>(a.p.cache.num_kv_heads * a.plan.row_tiles),
+              static_cast<unsigned>(a.p.batch));
+}
 
 __device__ __forceinline__ tq_cuda_item LoadItem(const AttentionArgs& a) {
   if (a.items == nullptr) {
@@ -49,10 +99,40 @@ __device__ __forceinline__ RowMask LoadRowMask(const AttentionArgs& a, int seque
   return MakeRowMask(total, a.p.q_len, query, a.p.window, tree);
 }
 
+// The bytes of n values of any type, asked for and not looked at: nothing waits for them yet.
+template <int n>
+struct RawValues {
+  uint32_t words[n];  // 16-bit values fill the first half
+
+  __device__ __forceinline__ void Load(const void* base, int dtype, int64_t at, bool there) {
+    const int wide = dtype == TQ_CUDA_F32 ? 1 : 0;
+    const uint8_t* from = static_cast<const uint8_t*>(base) + (at << (1 + wide));
+#pragma unroll
+    for (int i = 0; i < n; ++i) words[i] = 0;
+#pragma unroll
+    for (int i = 0; i < n; i += 2) {
+      const bool wanted = there && (i < n / 2 || wide != 0);
+      if constexpr (n == 2) {
+        LoadIf(from, wanted, &words[0]);
+        LoadIf(from + 4, wanted && wide != 0, &words[1]);
+      } else {
+        LoadIf(from + 4 * i, wanted, &words[i], &words[i + 1]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ float Value(int dtype, int i) const;
+};
+
 __device__ __forceinline__ float WordToFloat(uint32_t word, int half, int dtype) {
   const uint16_t bits = static_cast<uint16_t>(half != 0 ? word >> 16 : word);
   return dtype == TQ_CUDA_BF16 ? __uint_as_float(static_cast<uint32_t>(bits) << 16)
                                : __half2float(__ushort_as_half(bits));
+}
+
+template <int n>
+__device__ __forceinline__ float RawValues<n>::Value(int dtype, int i) const {
+  return dtype == TQ_CUDA_F32 ? __uint_as_float(words[i]) : WordToFloat(words[i / 2], i & 1, dtype);
 }
 
 // n (2, 4, 8 or 16) consecutive values; the address is aligned to n 16-bit values.

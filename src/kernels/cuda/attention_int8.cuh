@@ -19,18 +19,21 @@
 
 namespace turboquant::cuda {
 
-template <int kKeyBits_, int kValueBits_, int kDim_, int kTiles_, bool kSlim, bool kExtras_>
+template <int kKeyBits_, int kValueBits_, int kDim_, int kTiles_, int kIndex, bool kExtras_>
 struct Int8Shape {
-  static constexpr Int8Config kConfig = Int8ConfigOf(kKeyBits_, kValueBits_, kDim_, kTiles_, kSlim);
+  static constexpr Int8Config kConfig =
+      Int8ConfigOf(kKeyBits_, kValueBits_, kDim_, kTiles_, kIndex);
   static constexpr int kKeyBits = kKeyBits_, kValueBits = kValueBits_, kDim = kDim_;
   static constexpr int kTiles = kTiles_;
   static constexpr bool kExtras = kExtras_;  // key means and softcap
-  static constexpr int kWarps = kConfig.warps, kStages = kConfig.stages;
+  static constexpr int kWarps = kConfig.warps, kStages = kConfig.Pages();
+  static constexpr bool kApart = kConfig.stages == 0;  // keys and values by requests of their own
+  static constexpr int kSlots = kConfig.Barriers();
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kRows = kRowsPerTile * kTiles;
   static constexpr int kLaneDims = kDim / 32;  // of a row held by a warp
-  static constexpr int kStageBytes = StageBytes(kKeyBits, kValueBits, kDim);
-  static constexpr int kRecordBytes = kStageBytes - 2 * kDim;
+  static constexpr int kStageBytes = StageBytes(kKeyBits, kValueBits, kDim, kExtras);
+  static constexpr int kRecordBytes = StageBytes(kKeyBits, kValueBits, kDim, false);
   static constexpr int kValueCodes = kKeyBits * kDim * kTileTokens / 8;
   static constexpr int kKeyScales = kValueCodes + kValueBits * kDim * kTileTokens / 8;
   static constexpr int kValueScales = kKeyScales + 2 * kTileTokens;
@@ -51,12 +54,15 @@ template <class S>
 struct Int8Shared {
   alignas(16) uint8_t q_bytes[2 * S::kRows * S::kDim];  // [column][dim]
   alignas(16) float q_plain[S::kRows * S::kDim];        // scaled, not rotated
-  alignas(8) uint64_t barriers[S::kWarps * S::kStages];
+  alignas(8) uint64_t barriers[S::kWarps * S::kSlots];
+  alignas(16) ByteTables tables[2];  // of keys and values
   alignas(16) float weight[kMaxPartials * S::kRows];
   float q_scale[S::kRows];
   float warp_m[S::kWarps * S::kRows];
   float row_m[S::kRows], row_l[S::kRows];
+  int next;  // dynamic plans: the next page nobody has taken, counted from the item's first
   int last;
+  uint32_t touched[S::kWarps];
 };
 
 __device__ __forceinline__ void UnpackLow(uint32_t low, uint32_t high, int shift, uint32_t* even,
@@ -172,15 +178,11 @@ struct Int8Warp {
   float o[kTiles][S::kDim / 8];  // dim 8 i + g, row t
   float m[kTiles], l[kTiles];
 
-  // PRMT takes registers: kept there, not read again from the arguments.
-  static __device__ __forceinline__ ByteTables InRegisters(ByteTables t) {
-    asm volatile("" : "+r"(t.a[0]), "+r"(t.a[1]), "+r"(t.b[0]), "+r"(t.b[1]));
-    return t;
-  }
-
-  __device__ __forceinline__ void LoadTables(const AttentionArgs& a) {
-    k_tables = InRegisters(a.k_tables);
-    v_tables = InRegisters(a.v_tables);
+  // By way of shared memory: what the compiler knows to be equal in all lanes it keeps in uniform
+  // registers, and moves it to where PRMT can use it over and over.
+  __device__ __forceinline__ void LoadTables(const Int8Shared<S>& sh) {
+    k_tables = sh.tables[0];
+    v_tables = sh.tables[1];
   }
 
   __device__ __forceinline__ void LoadQuery(const Int8Shared<S>& sh, int g, int t) {

@@ -4,6 +4,7 @@
 #define TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_KERNEL_CUH_
 
 #include "kernels/cuda/attention_int8.cuh"
+#include "kernels/cuda/tensor_ops.cuh"
 
 namespace turboquant::cuda {
 
@@ -18,27 +19,29 @@ __device__ __forceinline__ RowPlace PlaceOfRow(const AttentionArgs& a, int kv_he
   return {row / a.p.group, kv_head * a.p.group + row % a.p.group};
 }
 
-// Loads this warp's query rows before anything else is asked of memory: behind the first pages they
-// would wait for all of them.
+// This warp's query rows. They are asked for before anything else: behind the first pages they
+// would wait for all of them. Nothing looks at them until those pages are asked for.
 template <class S>
 struct QueryRows {
   static constexpr int kEach = (S::kRows + S::kWarps - 1) / S::kWarps;
-  float x[kEach][S::kLaneDims];
+  RawValues<S::kLaneDims> raw[kEach];
 
   __device__ __forceinline__ void Load(const AttentionArgs& a, const tq_cuda_item& item,
                                        int kv_head, int row_tile, int warp, int lane) {
+    const AttentionStart& start = a.start;
 #pragma unroll
     for (int k = 0; k < kEach; ++k) {
       const int row = row_tile * S::kRows + warp + k * S::kWarps;
-#pragma unroll
-      for (int i = 0; i < S::kLaneDims; ++i) x[k][i] = 0.0f;
-      if (warp + k * S::kWarps < S::kRows && row < a.p.group * a.p.q_len) {
-        const RowPlace at = PlaceOfRow(a, kv_head, row);
-        LoadValues(a.p.q, a.p.q_dtype,
-                   item.sequence * a.p.q_sequence_stride + at.query * a.p.q_token_stride +
-                       at.head * a.p.q_head_stride + lane * S::kLaneDims,
-                   x[k]);
+      const bool there = warp + k * S::kWarps < S::kRows && row < start.group * start.q_len;
+      int query = 0, head = kv_head * start.group + row;
+      if (start.q_len > 1) {
+        query = row / start.group;
+        head = kv_head * start.group + row % start.group;
       }
+      raw[k].Load(start.q, start.q_dtype,
+                  item.sequence * start.q_sequence_stride + query * start.q_token_stride +
+                      head * start.q_head_stride + lane * S::kLaneDims,
+                  there);
     }
   }
 
@@ -50,21 +53,23 @@ struct QueryRows {
     for (int k = 0; k < kEach; ++k) {
       const int row = warp + k * S::kWarps;
       if (row >= S::kRows) return;
+      float x[S::kLaneDims];
 #pragma unroll
       for (int i = 0; i < S::kLaneDims; ++i) {
-        sh->q_plain[row * S::kDim + lane * S::kLaneDims + i] = x[k][i] * scale;
+        x[i] = raw[k].Value(a.start.q_dtype, i);
+        sh->q_plain[row * S::kDim + lane * S::kLaneDims + i] = x[i] * scale;
       }
-      ApplySigns(a.p.cache.k_rotation, x[k], lane);
-      Hadamard(x[k], lane);
+      ApplySigns(a.p.cache.k_rotation, x, lane);
+      Hadamard(x, lane);
       float most = 1e-30f;
 #pragma unroll
-      for (int i = 0; i < S::kLaneDims; ++i) most = fmaxf(most, fabsf(x[k][i]));
+      for (int i = 0; i < S::kLaneDims; ++i) most = fmaxf(most, fabsf(x[i]));
 #pragma unroll
       for (int h = 1; h < 32; h *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, h));
       const float to_int = 16256.0f * Reciprocal(most);
 #pragma unroll
       for (int i = 0; i < S::kLaneDims; ++i) {
-        const int v = __float2int_rn(x[k][i] * to_int);
+        const int v = __float2int_rn(x[i] * to_int);
         const int high = (v + 64) >> 7;
         uint8_t* column = sh->q_bytes + 2 * row * S::kDim + lane * S::kLaneDims + i;
         column[0] = static_cast<uint8_t>(high);
@@ -127,27 +132,53 @@ __device__ __forceinline__ void StoreRows(const AttentionArgs& a, const Int8Shar
   }
 }
 
+// Direct plans hand partials over without a ticket: memory is zero until a value is there, and the
+// CTA that sums them waits for each value. A value of +0 is handed over as -0. Whoever takes a
+// value leaves zero, whatever the plan, so that the next one may be direct.
+__device__ __forceinline__ float NotZero(float x) { return __float_as_uint(x) == 0 ? -0.0f : x; }
+
+__device__ __forceinline__ float4 NotZero(const float4& v) {
+  return make_float4(NotZero(v.x), NotZero(v.y), NotZero(v.z), NotZero(v.w));
+}
+
+__device__ __forceinline__ bool Missing(float x) { return __float_as_uint(x) == 0; }
+
+__device__ __forceinline__ bool Missing(const float4& v) {
+  return Missing(v.x) || Missing(v.y) || Missing(v.z) || Missing(v.w);
+}
+
+// v: what was loaded from p before.
+template <typename T>
+__device__ __forceinline__ T TakePartial(T* p, T v, bool direct) {
+  while (direct && Missing(v)) v = LoadRelaxed(p);
+  StoreRelaxed(p, T{});
+  return v;
+}
+
 // The last CTA of a head's partials sums them. `rows` gets kGroups partial sums of rows.
 template <class S>
 __device__ __forceinline__ void GatherPartials(const AttentionArgs& a, Int8Shared<S>* sh,
                                                const tq_cuda_item& item, float* rows, int warp,
                                                int lane) {
   constexpr int kAhead = 8;
+  const bool direct = a.plan.direct != 0;
   const int tid = threadIdx.x, n = item.partials;
   const int group = S::kGroups > 1 ? tid / S::kQuads : 0;
   const int per_group = (n + S::kGroups - 1) / S::kGroups;
   const int begin = group * per_group, end = min(n, begin + per_group);
   const int first_quad = S::kGroups > 1 ? tid % S::kQuads : tid;
   constexpr int kStep = S::kGroups > 1 ? S::kQuads : S::kThreads;
+  const bool mine = group < S::kGroups && first_quad < S::kQuads;
+  const auto values_of = [&](int i, int quad) {
+    return GlobalPartial<S>(a, item.first_partial + i).values + quad;
+  };
 
   // Values are asked for before the weights are known: one trip to memory, not two.
   float4 ahead[kAhead];
 #pragma unroll
   for (int j = 0; j < kAhead; ++j) {
     ahead[j] = make_float4(0, 0, 0, 0);
-    if (begin + j < end && group < S::kGroups && first_quad < S::kQuads) {
-      ahead[j] = __ldcg(GlobalPartial<S>(a, item.first_partial + begin + j).values + first_quad);
-    }
+    if (begin + j < end && mine) ahead[j] = LoadRelaxed(values_of(begin + j, first_quad));
   }
   for (int row = warp; row < S::kRows; row += S::kWarps) {
     float m[2], l[2];
@@ -158,10 +189,20 @@ __device__ __forceinline__ void GatherPartials(const AttentionArgs& a, Int8Share
       l[k] = 0.0f;
       if (i < n) {
         const Partial<S> part = GlobalPartial<S>(a, item.first_partial + i);
-        m[k] = __ldcg(part.m + row);
-        l[k] = __ldcg(part.l + row);
+        m[k] = LoadRelaxed(part.m + row);
+        l[k] = LoadRelaxed(part.l + row);
       }
     }
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const int i = lane + 32 * k;
+      if (i < n) {
+        const Partial<S> part = GlobalPartial<S>(a, item.first_partial + i);
+        m[k] = TakePartial(part.m + row, m[k], direct);
+        l[k] = TakePartial(part.l + row, l[k], direct);
+      }
+    }
+    __syncwarp();
     float most = fmaxf(m[0], m[1]);
 #pragma unroll
     for (int h = 1; h < 32; h *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, h));
@@ -185,7 +226,8 @@ __device__ __forceinline__ void GatherPartials(const AttentionArgs& a, Int8Share
   for (int c = first_quad; c < S::kQuads; c += kStep) {
     const int tile = c / S::kDim, dim = c % S::kDim;
     float4 sum = make_float4(0, 0, 0, 0);
-    const auto add = [&](int i, const float4& v) {
+    const auto add = [&](int i, const float4& loaded) {
+      const float4 v = TakePartial(values_of(i, c), loaded, direct);
       const float4 w = *reinterpret_cast<const float4*>(&sh->weight[i * S::kRows + 4 * tile]);
       sum.x = fmaf(w.x, v.x, sum.x);
       sum.y = fmaf(w.y, v.y, sum.y);
@@ -201,9 +243,7 @@ __device__ __forceinline__ void GatherPartials(const AttentionArgs& a, Int8Share
       i += kAhead;
     }
 #pragma unroll 4
-    for (; i < end; ++i) {
-      add(i, __ldcg(GlobalPartial<S>(a, item.first_partial + i).values + c));
-    }
+    for (; i < end; ++i) add(i, LoadRelaxed(values_of(i, c)));
     float* to = rows + (group * S::kRows + 4 * tile) * S::kDim + dim;
     to[0] = sum.x;
     to[S::kDim] = sum.y;
@@ -212,18 +252,24 @@ __device__ __forceinline__ void GatherPartials(const AttentionArgs& a, Int8Share
   }
 }
 
-// What follows when this CTA's partial is in global memory: the last one to arrive finishes.
+// What follows when this CTA's partial is on its way to global memory: one CTA finishes, the last
+// to arrive, or in direct plans the last by number, which may wait for those before it.
 template <class S>
 __device__ __forceinline__ void FinishPartial(const AttentionArgs& a, Int8Shared<S>* sh,
                                               const tq_cuda_item& item, int kv_head, int row_tile,
                                               float* rows, int warp, int lane) {
-  int* ticket =
-      a.tickets + item.sequence * a.p.cache.num_kv_heads * a.plan.row_tiles + item.head_tile;
-  __syncthreads();
-  if (threadIdx.x == 0) sh->last = TakeTicket(ticket) == item.partials - 1;
-  __syncthreads();
-  if (sh->last == 0) return;
-  if (threadIdx.x == 0) *ticket = 0;  // ready for the next launch
+  if (a.plan.direct != 0) {
+    if (item.partial != item.first_partial + item.partials - 1) return;
+    __syncthreads();  // what is summed here takes the place of this CTA's own sums
+  } else {
+    int* ticket =
+        a.tickets + item.sequence * a.p.cache.num_kv_heads * a.plan.row_tiles + item.head_tile;
+    __syncthreads();
+    if (threadIdx.x == 0) sh->last = TakeTicket(ticket) == item.partials - 1;
+    __syncthreads();
+    if (sh->last == 0) return;
+    if (threadIdx.x == 0) *ticket = 0;  // ready for the next launch
+  }
   GatherPartials(a, sh, item, rows, warp, lane);
   __syncthreads();
   StoreRows(a, *sh, item, kv_head, row_tile, rows, S::kGroups, warp, lane);
@@ -280,7 +326,7 @@ __device__ __forceinline__ void MergeWarps(const AttentionArgs& a, Int8Shared<S>
       to[2 * S::kDim] = sum.z;
       to[3 * S::kDim] = sum.w;
     } else {
-      __stcg(part.values + c, sum);
+      StoreRelaxed(part.values + c, NotZero(sum));
     }
   }
   if (tid < S::kRows) {
@@ -290,8 +336,8 @@ __device__ __forceinline__ void MergeWarps(const AttentionArgs& a, Int8Shared<S>
     if (only) {
       sh->row_l[tid] = l;
     } else {
-      __stcg(part.l + tid, l);
-      __stcg(part.m + tid, sh->row_m[tid]);
+      StoreRelaxed(part.l + tid, NotZero(l));
+      StoreRelaxed(part.m + tid, NotZero(sh->row_m[tid]));
     }
   }
   if (only) {
@@ -336,8 +382,8 @@ struct RawRow {
 // over pages.
 template <class S>
 __device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* sh, float* memory,
-                                         const tq_cuda_item& item, int kv_head, int row_tile,
-                                         int warp, int lane) {
+                                         int kv_head, int row_tile, int warp, int lane) {
+  const tq_cuda_item item = LoadItem(a);
   constexpr int kPart = S::kLaneDims;
   constexpr int kStates = S::kExactStates;
   constexpr int kBatch = 8;
@@ -398,10 +444,12 @@ __device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* 
       }
       // Halves the number of products and of lanes at each step: lane i ends with product i.
 #pragma unroll
-      for (int h = 16; h >= 1; h /= 2) {
+      for (int step = 0; step < 5; ++step) {
+        const int h = 16 >> step;
         const bool upper = (lane & h) != 0;
 #pragma unroll
-        for (int i = 0; i < h; ++i) {
+        for (int i = 0; i < 16; ++i) {
+          if (i >= h) continue;
           const float give = upper ? product[i] : product[i + h];
           const float keep = upper ? product[i + h] : product[i];
           product[i] = keep + __shfl_xor_sync(kAllLanes, give, h);
@@ -494,79 +542,150 @@ __device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* 
 #pragma unroll
     for (int i = 0; i < S::kLaneDims; ++i) {
       const int d = lane * S::kLaneDims + i;
-      __stcg(reinterpret_cast<float*>(out.values + (r / 4) * S::kDim + d) + r % 4,
-             y[i] * rotation.norm);
+      StoreRelaxed(reinterpret_cast<float*>(out.values + (r / 4) * S::kDim + d) + r % 4,
+                   NotZero(y[i] * rotation.norm));
     }
     if (lane == 0) {
-      __stcg(out.l + r, sh->row_l[r]);
-      __stcg(out.m + r, sh->row_m[r]);
+      StoreRelaxed(out.l + r, NotZero(sh->row_l[r]));
+      StoreRelaxed(out.m + r, NotZero(sh->row_m[r]));
     }
   }
   FinishPartial(a, sh, item, kv_head, row_tile, memory, warp, lane);
 }
 
-// Where the pages of one sequence and kv head are.
+// Where the pages of one sequence and kv head are, and the ring of one warp that they come to.
 template <class S>
 struct PageSource {
+  PageRing<S::kSlots> ring;
+  uint32_t stages;  // shared memory, kStages pages
   const int* table;
-  const int* mean_table;
   const uint8_t* records;  // of the kv head in physical page 0
-  const uint16_t* means;   // of the kv head, mean 0
   int heads;
-  int mean_tokens;
 
-  __device__ __forceinline__ PageSource(const tq_cuda_cache& c, int sequence, int kv_head)
-      : table(c.page_table + static_cast<int64_t>(sequence) * c.page_stride),
-        mean_table(c.mean_table + static_cast<int64_t>(sequence) * c.mean_stride),
-        records(static_cast<const uint8_t*>(c.records) +
-                static_cast<size_t>(kv_head) * S::kRecordBytes),
-        means(c.means + kv_head * S::kDim),
-        heads(c.num_kv_heads),
-        mean_tokens(c.mean_tokens) {}
+  __device__ __forceinline__ PageSource(const AttentionStart& start, int sequence, int kv_head,
+                                        uint32_t stage_memory, uint32_t barriers, int lane)
+      : ring(barriers, lane),
+        stages(stage_memory),
+        table(start.page_table + static_cast<int64_t>(sequence) * start.page_stride),
+        records(start.records + static_cast<size_t>(kv_head) * S::kRecordBytes),
+        heads(start.num_kv_heads) {}
 
-  // Index of the key mean of a page; -1: none.
-  __device__ __forceinline__ int MeanOf(int page) const {
-    if (!S::kExtras || mean_tokens == 0) return -1;
-    return __ldg(mean_table + page * kTileTokens / mean_tokens);
+  __device__ __forceinline__ uint32_t Stage(int stage) const {
+    return stages + stage * S::kStageBytes;
   }
 
-  // Asks for a page and its mean; true if there is one.
-  __device__ __forceinline__ bool Request(const PageRing<S::kStages, S::kStageBytes>& ring,
-                                          int stage, int page_index, int mean_index) const {
-    const uint8_t* record = records + static_cast<size_t>(page_index) * heads * S::kRecordBytes;
-    const bool mean = S::kExtras && mean_index >= 0;
-    ring.Request(stage, record, S::kRecordBytes,
-                 means + (mean ? static_cast<size_t>(mean_index) * heads * S::kDim : 0),
-                 mean ? 2 * S::kDim : 0);
-    return mean;
+  __device__ __forceinline__ const uint8_t* Record(int page_index) const {
+    return records + static_cast<size_t>(page_index) * heads * S::kRecordBytes;
   }
 };
 
-// The pages of one warp: item.begin + warp, + kWarps, ...
+// The key means of one sequence and kv head.
 template <class S>
-__device__ __forceinline__ void WalkPages(const AttentionArgs& a, const Int8Shared<S>& sh,
-                                          const PageRing<S::kStages, S::kStageBytes>& ring,
+struct MeanSource {
+  const int* table;
+  const uint16_t* means;  // of the kv head, mean 0
+  int stride, mean_tokens;
+
+  __device__ __forceinline__ MeanSource(const tq_cuda_cache& c, int sequence, int kv_head)
+      : table(c.mean_table + static_cast<int64_t>(sequence) * c.mean_stride),
+        means(c.means + kv_head * S::kDim),
+        stride(c.num_kv_heads * S::kDim),
+        mean_tokens(c.mean_tokens) {}
+
+  // Index of the key mean of a page; -1: none.
+  __device__ __forceinline__ int Of(int page) const {
+    if (!S::kExtras || mean_tokens == 0) return -1;
+    return __ldg(table + page * kTileTokens / mean_tokens);
+  }
+
+  __device__ __forceinline__ const uint16_t* At(int index) const {
+    return means + (index >= 0 ? static_cast<size_t>(index) * stride : 0);
+  }
+  static __device__ __forceinline__ int Bytes(int index) {
+    return S::kExtras && index >= 0 ? 2 * S::kDim : 0;
+  }
+};
+
+// Asks for a page and its mean.
+template <class S>
+__device__ __forceinline__ void RequestPage(const PageSource<S>& source, const MeanSource<S>& means,
+                                            int stage, int page_index, int mean_index) {
+  const uint32_t to = source.Stage(stage);
+  source.ring.Request(stage, to, source.Record(page_index), S::kRecordBytes, to + S::kRecordBytes,
+                      means.At(mean_index), MeanSource<S>::Bytes(mean_index));
+}
+
+// The same in two requests (S::kApart): keys with all scales and the mean, then values.
+template <class S>
+__device__ __forceinline__ void RequestKeys(const PageSource<S>& source, const MeanSource<S>& means,
+                                            int page_index, int mean_index) {
+  const uint32_t to = source.Stage(0);
+  const uint8_t* record = source.Record(page_index);
+  source.ring.Request(0, to, record, S::kValueCodes, to + S::kKeyScales, record + S::kKeyScales,
+                      4 * kTileTokens, to + S::kRecordBytes, means.At(mean_index),
+                      MeanSource<S>::Bytes(mean_index));
+}
+
+template <class S>
+__device__ __forceinline__ void RequestValues(const PageSource<S>& source, int page_index) {
+  source.ring.Request(1, source.Stage(0) + S::kValueCodes,
+                      source.Record(page_index) + S::kValueCodes, S::kKeyScales - S::kValueCodes);
+}
+
+// The pages that a warp takes: each kWarps-th of the item, or, after the first few, the next that
+// no warp of the CTA has taken.
+template <class S>
+__device__ __forceinline__ int PageAfter(const AttentionArgs& a, Int8Shared<S>* sh, int page,
+                                         int begin, int lane) {
+  if (a.plan.dynamic == 0) return page + S::kWarps;
+  int taken = 0;
+  if (lane == 0) taken = atomicAdd(&sh->next, 1);
+  return begin + __shfl_sync(kAllLanes, taken, 0);
+}
+
+// What a warp knows of its next pages.
+template <class S>
+struct PageQueue {
+  int pages[S::kStages];       // asked for, in order
+  int next;                    // to be asked for
+  int page_index, mean_index;  // of `next`
+  uint32_t has_mean;           // bit s: stage s holds a mean
+};
+
+// Walks the pages of one warp.
+template <class S>
+__device__ __forceinline__ void WalkPages(const AttentionArgs& a, Int8Shared<S>* sh,
+                                          const PageSource<S>& source, const MeanSource<S>& means,
                                           Int8Warp<S>* state, const tq_cuda_item& item,
-                                          const PageSource<S>& source, int row_tile, int coded_len,
-                                          int total, int end, int page_index, int mean_index,
-                                          uint32_t has_mean, int warp, int lane) {
+                                          int row_tile, int coded_len, int total, int end,
+                                          PageQueue<S> queue, int lane) {
   // From here on tokens may be hidden; all rows of a causal mask see the first query's token.
   const int first_hidden =
       min(coded_len, total - a.p.q_len - a.p.coded_begin + (a.p.tree_mask != nullptr ? 0 : 1));
   const int window_begin =
       a.p.window > 0 ? total - a.p.window - a.p.coded_begin : 0;  // of the last query token
   const float value_step = a.v_tables.unit * (1.0f / 65280.0f);
-  int next = item.begin + warp + S::kStages * S::kWarps;
   int stage = 0;
   uint32_t parity = 0;
-  for (int page = item.begin + warp; page < end; page += S::kWarps) {
-    ring.Wait(stage, parity);
-    const uint32_t at = ring.Stage(stage);
+  while (queue.pages[0] < end) {
+    const int page = queue.pages[0];
+    const uint32_t at = source.Stage(stage);
+    source.ring.Wait(S::kApart ? 0 : stage, parity);
     float s[S::kTiles][8];
     state->Logits(a, at, lane, s);
     uint4 value_scales = LoadShared16(at + S::kValueScales + (lane >> 2) * 16);
     if constexpr (S::kExtras) {
-      if ((has_mean >> stage) & 1u) state->AddMean(sh, at + S::kRecordBytes, lane, s);
+      if ((queue.has_mean >> stage) & 1u) state->AddMean(*sh, at + S::kRecordBytes, lane, s);
+    }
+    const bool more = queue.next < end;
+    if constexpr (S::kApart) {
+      __syncwarp();
+      if (more) {
+        RequestKeys(source, means, queue.page_index, queue.mean_index);
+        queue.has_mean = MeanSource<S>::Bytes(queue.mean_index) > 0 ? 1u : 0u;
+      } else {
+        source.ring.Skip();
+      }
     }
     if (S::kExtras && a.p.softcap > 0.0f) {
 #pragma unroll
@@ -582,21 +701,29 @@ __device__ __forceinline__ void WalkPages(const AttentionArgs& a, const Int8Shar
     uint32_t b[S::kTiles][2][2];
     float inverse[S::kTiles];
     state->Weights(s, value_scales, lane, b, inverse, value_step);
+    if constexpr (S::kApart) source.ring.Wait(1, parity);
     state->Accumulate(a, at, lane, b, inverse);
     __syncwarp();
-    if (next < end) {
-      if (source.Request(ring, stage, page_index, mean_index)) {
-        has_mean |= 1u << stage;
+#pragma unroll
+    for (int i = 0; i + 1 < S::kStages; ++i) queue.pages[i] = queue.pages[i + 1];
+    queue.pages[S::kStages - 1] = queue.next;
+    if (more) {
+      if constexpr (S::kApart) {
+        RequestValues(source, queue.page_index);
       } else {
-        has_mean &= ~(1u << stage);
+        RequestPage(source, means, stage, queue.page_index, queue.mean_index);
+        if constexpr (S::kExtras) {
+          const uint32_t bit = MeanSource<S>::Bytes(queue.mean_index) > 0 ? 1u : 0u;
+          queue.has_mean = (queue.has_mean & ~(1u << stage)) | (bit << stage);
+        }
       }
-      next += S::kWarps;
-      if (next < end) {
-        page_index = __ldg(source.table + next);
-        mean_index = source.MeanOf(next);
+      queue.next = PageAfter(a, sh, queue.next, item.begin, lane);
+      if (queue.next < end) {
+        queue.page_index = __ldg(source.table + queue.next);
+        queue.mean_index = means.Of(queue.next);
       }
     } else {
-      ring.Skip();
+      source.ring.Skip();
     }
     if (++stage == S::kStages) {
       stage = 0;
@@ -612,17 +739,58 @@ __device__ __forceinline__ void WalkPages(const AttentionArgs& a, const Int8Shar
   }
 }
 
+// Asks for the first pages; `end`: as far as the sequence goes.
+template <class S>
+__device__ __forceinline__ void RequestFirst(const PageSource<S>& source,
+                                             const MeanSource<S>& means,
+                                             const int (&pages)[S::kStages + 1],
+                                             const int (&page_index)[S::kStages + 1],
+                                             const int (&mean_index)[S::kStages + 1], int end,
+                                             PageQueue<S>* queue) {
+  queue->has_mean = 0;
+#pragma unroll
+  for (int i = 0; i < S::kStages; ++i) {
+    queue->pages[i] = pages[i];
+    if (pages[i] >= end) {
+      source.ring.Skip();
+      if (S::kApart) source.ring.Skip();
+      continue;
+    }
+    if constexpr (S::kApart) {
+      RequestKeys(source, means, page_index[i], mean_index[i]);
+      RequestValues(source, page_index[i]);
+    } else {
+      RequestPage(source, means, i, page_index[i], mean_index[i]);
+    }
+    if (MeanSource<S>::Bytes(mean_index[i]) > 0) queue->has_mean |= 1u << i;
+  }
+  queue->next = pages[S::kStages];
+  queue->page_index = page_index[S::kStages];
+  queue->mean_index = mean_index[S::kStages];
+}
+
+// The arguments span many lines of the constant cache, each a wait for whoever needs it first:
+// every warp reads one that is needed late, and nobody waits for it.
+template <class S>
+__device__ __forceinline__ uint32_t TouchArguments(const AttentionArgs& a, int warp) {
+  constexpr int kLineWords = 16, kFirst = 3;
+  constexpr int kWords = static_cast<int>(sizeof(AttentionArgs) / 4);
+  const uint32_t* words = reinterpret_cast<const uint32_t*>(&a);
+  uint32_t sum = 0;
+#pragma unroll
+  for (int i = kFirst; i * kLineWords < kWords; i += S::kWarps) {
+    sum += words[min((i + warp) * kLineWords, kWords - 1)];
+  }
+  return sum;
+}
+
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
     AttendInt8(const __grid_constant__ AttentionArgs a) {
-  extern __shared__ __align__(128) uint8_t memory[];
+  uint8_t* memory = DynamicShared();
   __shared__ Int8Shared<S> sh;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  // The arguments span many lines of the constant cache: each warp asks for one, all at once.
-  constexpr int kLineWords = 32;
-  const uint32_t line = reinterpret_cast<const uint32_t*>(
-      &a)[warp * kLineWords < static_cast<int>(sizeof(a) / 4) ? warp * kLineWords : 0];
-  asm volatile("" ::"r"(line));
+  WaitForKernelBefore();
   const tq_cuda_item item = LoadItem(a);
   int kv_head = item.head_tile, row_tile = 0;
   if (a.plan.row_tiles > 1) {
@@ -635,52 +803,43 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
   if (item.exact != 0) {
     query.Store(a, &sh, warp, lane);
     __syncthreads();
-    AttendExact(a, &sh, reinterpret_cast<float*>(memory), item, kv_head, row_tile, warp, lane);
+    AttendExact(a, &sh, reinterpret_cast<float*>(memory), kv_head, row_tile, warp, lane);
     return;
   }
 
-  const PageSource<S> source(a.p.cache, item.sequence, kv_head);
-  const PageRing<S::kStages, S::kStageBytes> ring(
-      SharedAddress(memory) + warp * S::kStages * S::kStageBytes,
-      SharedAddress(sh.barriers) + warp * S::kStages * 8, lane);
-  const int coded_len = __ldg(a.p.coded_len + item.sequence);
-  int page_index[S::kStages + 1], mean_index[S::kStages + 1];
+  const int coded_len = __ldg(a.start.coded_len + item.sequence);
+  const PageSource<S> source(a.start, item.sequence, kv_head,
+                             SharedAddress(memory) + warp * S::kStages * S::kStageBytes,
+                             SharedAddress(sh.barriers) + warp * S::kSlots * 8, lane);
+  const MeanSource<S> means(a.p.cache, item.sequence, kv_head);
+  int pages[S::kStages + 1], page_index[S::kStages + 1], mean_index[S::kStages + 1];
 #pragma unroll
   for (int i = 0; i <= S::kStages; ++i) {
-    const int page = item.begin + warp + i * S::kWarps;
-    page_index[i] = page < item.end ? __ldg(source.table + page) : 0;
-    mean_index[i] = page < item.end ? source.MeanOf(page) : -1;
+    pages[i] = item.begin + warp + i * S::kWarps;
+    page_index[i] = pages[i] < item.end ? __ldg(source.table + pages[i]) : 0;
+    mean_index[i] = pages[i] < item.end ? means.Of(pages[i]) : -1;
+  }
+  const uint32_t touched = TouchArguments<S>(a, warp);
+  const int end = min(item.end, (coded_len + kTileTokens - 1) / kTileTokens);
+  PageQueue<S> queue;
+  RequestFirst(source, means, pages, page_index, mean_index, end, &queue);
+  query.Store(a, &sh, warp, lane);
+  if (threadIdx.x == S::kThreads - 1) {
+    sh.tables[0] = a.k_tables;
+    sh.tables[1] = a.v_tables;
+    sh.next = (S::kStages + 1) * S::kWarps;
+  }
+  if (lane == 0) {
+    StoreShared(SharedAddress(&sh.touched[warp]), touched);
   }
   const int total = TotalLength(a, item.sequence, coded_len);
-  const int end = min(item.end, (coded_len + kTileTokens - 1) / kTileTokens);
-  uint32_t has_mean = 0;
-#pragma unroll
-  for (int i = 0; i < S::kStages; ++i) {
-    const int page = item.begin + warp + i * S::kWarps;
-    if (page < end) {
-      if (source.Request(ring, i, page_index[i], mean_index[i])) has_mean |= 1u << i;
-    } else {
-      ring.Skip();
-    }
-  }
-  query.Store(a, &sh, warp, lane);
   __syncthreads();
   Int8Warp<S> state;
-  state.LoadTables(a);
+  state.LoadTables(sh);
   state.LoadQuery(sh, lane >> 2, lane & 3);
-  WalkPages(a, sh, ring, &state, item, source, row_tile, coded_len, total, end,
-            page_index[S::kStages], mean_index[S::kStages], has_mean, warp, lane);
+  WalkPages(a, &sh, source, means, &state, item, row_tile, coded_len, total, end, queue, lane);
+  LetNextKernelStart();
   MergeWarps(a, &sh, reinterpret_cast<float*>(memory), &state, item, kv_head, row_tile, warp, lane);
-}
-
-// Launches the shape; false: the runtime refused.
-template <class S>
-cudaError_t LaunchInt8(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
-  const cudaError_t set = cudaFuncSetAttribute(
-      AttendInt8<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
-  if (set != cudaSuccess) return set;
-  AttendInt8<S><<<grid, S::kThreads, S::kSharedBytes, stream>>>(args);
-  return cudaGetLastError();
 }
 
 }  // namespace turboquant::cuda

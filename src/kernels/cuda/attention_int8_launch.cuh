@@ -4,25 +4,43 @@
 
 #include "kernels/cuda/attention_int8_kernel.cuh"
 #include "kernels/cuda/attention_launch.h"
+#include "kernels/cuda/kernel_launch.cuh"
 
 namespace turboquant::cuda {
 
-template <int kKeyBits, int kValueBits, int kDim, int kTiles, bool kExtras>
+template <class S>
+cudaError_t LaunchInt8(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  return LaunchKernel<AttendInt8<S>>(grid, S::kThreads, S::kSharedBytes, args.p.launch_early != 0,
+                                     stream, args);
+}
+
+// The instance of the plan's configuration; of shapes not built in it, the slim one: any
+// configuration can run any plan.
+template <int kKeyBits, int kValueBits, int kDim, int kTiles, bool kExtras, int kIndex>
 cudaError_t LaunchInt8Config(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
-  if (args.plan.config == 0) {
-    return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, false, kExtras>>(args, grid,
-                                                                                     stream);
+  constexpr bool kBuilt = Int8ConfigOf(kKeyBits, kValueBits, kDim, kTiles, kIndex).warps > 0 &&
+                          (!kExtras || kIndex <= kSlimConfig);
+  if constexpr (kBuilt) {
+    if (args.plan.config == kIndex) {
+      return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, kIndex, kExtras>>(args, grid,
+                                                                                        stream);
+    }
   }
-  return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, true, kExtras>>(args, grid,
-                                                                                  stream);
+  if constexpr (kIndex + 1 < kInt8Configs) {
+    return LaunchInt8Config<kKeyBits, kValueBits, kDim, kTiles, kExtras, kIndex + 1>(args, grid,
+                                                                                     stream);
+  } else {
+    return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, kSlimConfig, kExtras>>(
+        args, grid, stream);
+  }
 }
 
 template <int kKeyBits, int kValueBits, int kDim, int kTiles>
 cudaError_t LaunchInt8Tiles(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
   if (args.p.softcap > 0.0f || args.p.cache.mean_tokens > 0) {
-    return LaunchInt8Config<kKeyBits, kValueBits, kDim, kTiles, true>(args, grid, stream);
+    return LaunchInt8Config<kKeyBits, kValueBits, kDim, kTiles, true, 0>(args, grid, stream);
   }
-  return LaunchInt8Config<kKeyBits, kValueBits, kDim, kTiles, false>(args, grid, stream);
+  return LaunchInt8Config<kKeyBits, kValueBits, kDim, kTiles, false, 0>(args, grid, stream);
 }
 
 template <int kKeyBits, int kValueBits, int kDim>
@@ -30,7 +48,7 @@ cudaError_t LaunchInt8Format(const AttentionArgs& args, dim3 grid, cudaStream_t 
   if (args.plan.row_tile == kRowsPerTile) {
     return LaunchInt8Tiles<kKeyBits, kValueBits, kDim, 1>(args, grid, stream);
   }
-  if constexpr (Int8ConfigOf(kKeyBits, kValueBits, kDim, 2, false).warps > 0) {
+  if constexpr (Int8ConfigOf(kKeyBits, kValueBits, kDim, 2, kSlimConfig).warps > 0) {
     return LaunchInt8Tiles<kKeyBits, kValueBits, kDim, 2>(args, grid, stream);
   }
   return cudaErrorInvalidValue;

@@ -40,22 +40,24 @@ struct Shape {
   Int8Config wide, slim;  // of the int8 path
 };
 
-Int8Config ConfigOf(const tq_cuda_plan_request& r, int tiles, bool slim) {
-  return Int8ConfigOf(r.k_format, r.v_format, r.head_dim, tiles, slim);
+Int8Config ConfigOf(const tq_cuda_plan_request& r, int tiles, int index) {
+  return Int8ConfigOf(r.k_format, r.v_format, r.head_dim, tiles, index);
+}
+
+// Shared memory of a CTA; whether there are key means is not known here.
+int RingBytes(const tq_cuda_plan_request& r, Int8Config c) {
+  return c.warps * c.Pages() * StageBytes(r.k_format, r.v_format, r.head_dim, true);
 }
 
 bool Fits(const tq_cuda_plan_request& r, Int8Config c) {
   constexpr int kStaticBytes = 10 * 1024;
-  return c.warps > 0 &&
-         c.warps * c.stages * StageBytes(r.k_format, r.v_format, r.head_dim) + kStaticBytes <=
-             r.smem_per_block;
+  return c.warps > 0 && RingBytes(r, c) + kStaticBytes <= r.smem_per_block;
 }
 
 // CTAs that an SM holds.
 int Resident(const tq_cuda_plan_request& r, Int8Config c) {
   constexpr int kOverhead = 8 * 1024;
-  const int bytes = c.warps * c.stages * StageBytes(r.k_format, r.v_format, r.head_dim) + kOverhead;
-  return std::clamp(r.smem_per_sm / bytes, 1, c.ctas_per_sm);
+  return std::clamp(r.smem_per_sm / (RingBytes(r, c) + kOverhead), 1, c.ctas_per_sm);
 }
 
 Shape ShapeOf(const tq_cuda_plan_request& r, int path) {
@@ -64,11 +66,11 @@ Shape ShapeOf(const tq_cuda_plan_request& r, int path) {
   if (path == TQ_CUDA_PATH_PAIR) {
     s.row_tile = kPairRows;
   } else {
-    const bool two = rows > kRowsPerTile && Fits(r, ConfigOf(r, 2, true));
+    const bool two = rows > kRowsPerTile && Fits(r, ConfigOf(r, 2, kSlimConfig));
     const int tiles = two ? 2 : 1;
     s.row_tile = tiles * kRowsPerTile;
-    s.wide = ConfigOf(r, tiles, false);
-    s.slim = ConfigOf(r, tiles, true);
+    s.wide = ConfigOf(r, tiles, kWideConfig);
+    s.slim = ConfigOf(r, tiles, kSlimConfig);
     if (!Fits(r, s.wide)) s.wide = {0, 0, 0};
   }
   s.row_tiles = CeilDiv(rows, s.row_tile);
@@ -205,7 +207,7 @@ std::string WhyUnsupported(const tq_cuda_plan_request& r) {
   if (r.num_sms < 1 || r.smem_per_block < 48 * 1024) {
     return "The device is not described; fill the request from tq_cuda_query_device.";
   }
-  if (r.path == TQ_CUDA_PATH_INT8 && !Fits(r, ConfigOf(r, 1, true))) {
+  if (r.path == TQ_CUDA_PATH_INT8 && !Fits(r, ConfigOf(r, 1, kSlimConfig))) {
     return "The int8 kernel serves equal turbo formats and turbo4 keys with turbo3 values, "
            "head_dim 64, 128 or 256; choose the path automatically.";
   }
@@ -214,10 +216,10 @@ std::string WhyUnsupported(const tq_cuda_plan_request& r) {
 
 int ChoosePath(const tq_cuda_plan_request& r) {
   if (r.path != TQ_CUDA_PATH_AUTO) return r.path;
-  return Fits(r, ConfigOf(r, 1, true)) ? TQ_CUDA_PATH_INT8 : TQ_CUDA_PATH_PAIR;
+  return Fits(r, ConfigOf(r, 1, kSlimConfig)) ? TQ_CUDA_PATH_INT8 : TQ_CUDA_PATH_PAIR;
 }
 
-AttentionPlan PlanAttention(const tq_cuda_plan_request& r) {
+AttentionPlan PlanAttention(const tq_cuda_plan_request& r, const PlanChoice& choice) {
   AttentionPlan result;
   tq_cuda_plan& plan = result.plan;
   plan.path = ChoosePath(r);
@@ -259,10 +261,15 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r) {
       }
     }
   }
-  plan.config = wide ? 0 : 1;
+  plan.config = choice.config >= 0 ? choice.config : wide ? kWideConfig : kSlimConfig;
+  plan.dynamic = choice.dynamic;
+  plan.direct = even ? choice.direct : 0;
 
   if (even) {
-    for (Sequence& s : sequences) s.splits = EvenSplits(s, heads, slots, least);
+    for (Sequence& s : sequences) {
+      s.splits = choice.splits > 0 ? std::min(choice.splits, std::max(1, s.pages))
+                                   : EvenSplits(s, heads, slots, least);
+    }
   } else {
     const int pages = PagesPerItem(sequences, head_tiles, slots, least);
     for (Sequence& s : sequences) {

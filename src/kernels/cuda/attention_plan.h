@@ -42,8 +42,16 @@ struct AttentionPlan {
   std::vector<tq_cuda_item> items;  // every CTA's share, largest first
 };
 
+// What the benchmark tries instead of the plan's own choice, of equal lengths.
+struct PlanChoice {
+  int config = -1;  // -1: the plan's own
+  int splits = 0;   // 0: the plan's own; at most kMaxPartials - 1
+  int dynamic = 0;
+  int direct = 0;
+};
+
 // The request is supported.
-AttentionPlan PlanAttention(const tq_cuda_plan_request& request);
+AttentionPlan PlanAttention(const tq_cuda_plan_request& request, const PlanChoice& choice = {});
 
 // First page of a split, the first `extra` of which have one page more than `pages`.
 TQ_HD inline int SplitBegin(int split, int pages, int extra) {

@@ -70,22 +70,10 @@ tq_cuda_status Attend(const tq_cuda_plan& plan, const tq_cuda_attention& p,
   if (plan.row_tile < 1 || plan.row_tile * plan.row_tiles < p.group * p.q_len) {
     return TQ_CUDA_INVALID;
   }
-  const int head_tiles = p.cache.num_kv_heads * plan.row_tiles;
-  args.p = p;
-  args.plan = plan;
-  args.items = plan.uniform != 0 ? nullptr : items;
-  args.tickets = static_cast<int*>(workspace);
-  args.partials =
-      reinterpret_cast<float*>(static_cast<uint8_t*>(workspace) + TicketBytes(p.batch, head_tiles));
-  const dim3 grid = plan.uniform != 0
-                        ? dim3(static_cast<unsigned>(plan.splits),
-                               static_cast<unsigned>(head_tiles), static_cast<unsigned>(p.batch))
-                        : dim3(static_cast<unsigned>(plan.num_items));
+  args = MakeAttentionArgs(plan, p, items, workspace, args.layout);
+  const dim3 grid = AttentionGrid(args);
   if (plan.path == TQ_CUDA_PATH_PAIR) return StatusOf(LaunchPair(args, grid, stream));
   if (plan.path != TQ_CUDA_PATH_INT8) return TQ_CUDA_INVALID;
-  args.k_tables = MakeByteTables(p.cache.k_format);
-  args.v_tables = MakeByteTables(p.cache.v_format);
-  args.high_half = 0x100;
   switch (p.cache.head_dim) {
     case 64:
       return StatusOf(LaunchInt8Dim64(args, grid, stream));
@@ -196,6 +184,9 @@ tq_cuda_status tq_cuda_encode(const tq_cuda_encode_params* params, void* stream)
   }
   if (layout.k.trellis || layout.v.trellis) return TQ_CUDA_UNSUPPORTED;
   if (params->max_rows == 0) return TQ_CUDA_OK;
+  if (params->max_rows == 1 && AppendServes(layout)) {
+    return StatusOf(LaunchAppend(*params, layout, StreamOf(stream)));
+  }
   return StatusOf(LaunchEncode(*params, layout, StreamOf(stream)));
 }
 

@@ -118,6 +118,8 @@ typedef struct tq_cuda_attention {
   int32_t window;             // 0: none
   const uint32_t* tree_mask;  // device, [batch][q_len]; null: causal
   const float* sinks;         // device, [heads] logits that take weight and give nothing; null
+  int32_t launch_early;  // 1: may start while the kernel before it in the stream ends, and waits
+                         // there until that one is done (compute capability 9.0)
 } tq_cuda_attention;
 
 typedef enum tq_cuda_path {
@@ -154,7 +156,8 @@ typedef struct tq_cuda_item {
 typedef struct tq_cuda_plan {
   int32_t path;
   int32_t config;    // kernel configuration of the path
-  int32_t dynamic;   // 1: pages are claimed at run time
+  int32_t dynamic;   // 1: the warps of a CTA claim pages at run time
+  int32_t direct;    // 1: partial results are handed over without tickets
   int32_t row_tile;  // query rows of one kv head that one CTA serves
   int32_t row_tiles;
   int32_t num_items;
@@ -165,7 +168,7 @@ typedef struct tq_cuda_plan {
   int32_t split_extra;
   int32_t exact_rows;  // uniform: 0, or rows of the last item
   int32_t num_partials;
-  size_t workspace_bytes;  // device; zero it once, before the first run with it
+  size_t workspace_bytes;  // device; zero it before the first run with it or with another path
 } tq_cuda_plan;
 
 typedef struct tq_cuda_device {

@@ -14,6 +14,10 @@ inline constexpr float kFloatMax = 3.4028234e38f;
 
 cudaError_t LaunchEncode(const tq_cuda_encode_params& p, const RecordLayout& layout,
                          cudaStream_t stream);
+// One row of each sequence (max_rows 1), layouts that AppendServes.
+bool AppendServes(const RecordLayout& layout);
+cudaError_t LaunchAppend(const tq_cuda_encode_params& p, const RecordLayout& layout,
+                         cudaStream_t stream);
 cudaError_t LaunchPageMeans(const tq_cuda_means_params& p, cudaStream_t stream);
 cudaError_t LaunchDecodeRows(const tq_cuda_decode_params& p, const RecordLayout& layout,
                              cudaStream_t stream);

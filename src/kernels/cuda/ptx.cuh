@@ -75,6 +75,46 @@ __device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
   return v;
 }
 
+// Words of read-only memory if `there`; else they stay. Nothing waits for them before their use.
+__device__ __forceinline__ void LoadIf(const void* from, bool there, uint32_t* w) {
+  asm volatile("{.reg .pred P;\nsetp.ne.s32 P,%2,0;\n@P ld.global.nc.b32 %0,[%1];}"
+               : "+r"(*w)
+               : "l"(from), "r"(there ? 1 : 0));
+}
+__device__ __forceinline__ void LoadIf(const void* from, bool there, uint32_t* w0, uint32_t* w1) {
+  asm volatile("{.reg .pred P;\nsetp.ne.s32 P,%3,0;\n@P ld.global.nc.v2.b32 {%0,%1},[%2];}"
+               : "+r"(*w0), "+r"(*w1)
+               : "l"(from), "r"(there ? 1 : 0));
+}
+
+// A store that the compiler leaves alone.
+__device__ __forceinline__ void StoreShared(uint32_t address, uint32_t word) {
+  asm volatile("st.shared.u32 [%0],%1;" ::"r"(address), "r"(word));
+}
+
+// Memory that other CTAs write or read during this launch, past L1. No order among accesses.
+__device__ __forceinline__ float4 LoadRelaxed(const float4* p) {
+  float4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0,%1,%2,%3},[%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "l"(p)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ float LoadRelaxed(const float* p) {
+  float v;
+  asm volatile("ld.relaxed.gpu.global.f32 %0,[%1];" : "=f"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void StoreRelaxed(float4* p, const float4& v) {
+  asm volatile("st.relaxed.gpu.global.v4.f32 [%0],{%1,%2,%3,%4};" ::"l"(p), "f"(v.x), "f"(v.y),
+               "f"(v.z), "f"(v.w)
+               : "memory");
+}
+__device__ __forceinline__ void StoreRelaxed(float* p, float v) {
+  asm volatile("st.relaxed.gpu.global.f32 [%0],%1;" ::"l"(p), "f"(v) : "memory");
+}
+
 // 1 on the counter, ordered after this thread's writes and before its reads; the old value.
 __device__ __forceinline__ int TakeTicket(int* counter) {
   int old;
@@ -82,19 +122,35 @@ __device__ __forceinline__ int TakeTicket(int* counter) {
   return old;
 }
 
-// A warp's own ring of pages in shared memory. Request and Wait are called by the whole warp; every
-// loop turn makes exactly one call of Request or Skip.
-template <int kStages, int kStageBytes>
+// Holds back until the kernel before this one in the stream is done, if this one was launched
+// early.
+__device__ __forceinline__ void WaitForKernelBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// From here on the next kernel of the stream may be launched early.
+__device__ __forceinline__ void LetNextKernelStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// A warp's own ring of pages in shared memory. Request and Wait are called by the whole warp.
+// Between two calls of Wait there is exactly one of Request or Skip. kSlots: requests in flight,
+// each with a barrier of its own.
+template <int kSlots>
 class PageRing {
  public:
-  // `barriers`: shared memory for kStages 8-byte barriers.
-  __device__ __forceinline__ PageRing(uint32_t ring, uint32_t barriers, int lane)
-      : ring_(ring), barriers_(barriers), lane_(lane) {
+  // `barriers`: shared memory for kSlots 8-byte barriers.
+  __device__ __forceinline__ PageRing(uint32_t barriers, int lane)
+      : barriers_(barriers), lane_(lane) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0,1.0;" : "=l"(policy_));
     if (lane == 0) {
 #pragma unroll
-      for (int s = 0; s < kStages; ++s) {
+      for (int s = 0; s < kSlots; ++s) {
         asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(barriers + 8 * s) : "memory");
       }
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -103,28 +159,25 @@ class PageRing {
 #endif
   }
 
-  __device__ __forceinline__ uint32_t Stage(int stage) const { return ring_ + stage * kStageBytes; }
-
-  // Brings `bytes` of `record`, and behind them `extra_bytes` of `extra` (0: nothing).
-  __device__ __forceinline__ void Request(int stage, const void* record, int bytes,
-                                          const void* extra, int extra_bytes) const {
-    const uint32_t to = Stage(stage);
+  // Brings up to three pieces to shared memory; those of 0 bytes are left out.
+  __device__ __forceinline__ void Request(int slot, uint32_t to0, const void* from0, int bytes0,
+                                          uint32_t to1 = 0, const void* from1 = nullptr,
+                                          int bytes1 = 0, uint32_t to2 = 0,
+                                          const void* from2 = nullptr, int bytes2 = 0) const {
 #if __CUDA_ARCH__ >= 900
     if (lane_ == 0) {
-      const uint32_t barrier = barriers_ + 8 * stage;
+      const uint32_t barrier = barriers_ + 8 * slot;
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(barrier),
-                   "r"(bytes + extra_bytes)
+                   "r"(bytes0 + bytes1 + bytes2)
                    : "memory");
-      Bulk(to, record, bytes, barrier);
-      if (extra_bytes > 0) Bulk(to + bytes, extra, extra_bytes, barrier);
+      Bulk(to0, from0, bytes0, barrier);
+      if (bytes1 > 0) Bulk(to1, from1, bytes1, barrier);
+      if (bytes2 > 0) Bulk(to2, from2, bytes2, barrier);
     }
 #else
-    for (int i = lane_ * 16; i < bytes; i += 512) {
-      Copy16(to + i, static_cast<const uint8_t*>(record) + i);
-    }
-    for (int i = lane_ * 16; i < extra_bytes; i += 512) {
-      Copy16(to + bytes + i, static_cast<const uint8_t*>(extra) + i);
-    }
+    Copy(to0, from0, bytes0);
+    Copy(to1, from1, bytes1);
+    Copy(to2, from2, bytes2);
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
   }
@@ -135,16 +188,16 @@ class PageRing {
 #endif
   }
 
-  __device__ __forceinline__ void Wait(int stage, uint32_t parity) const {
+  __device__ __forceinline__ void Wait(int slot, uint32_t parity) const {
 #if __CUDA_ARCH__ >= 900
     asm volatile(
         "{\n.reg .pred P;\nWAIT_%=:\n"
         "mbarrier.try_wait.parity.shared::cta.b64 P,[%0],%1;\n"
-        "@P bra.uni DONE_%=;\nbra.uni WAIT_%=;\nDONE_%=:\n}" ::"r"(barriers_ + 8 * stage),
+        "@P bra.uni DONE_%=;\nbra.uni WAIT_%=;\nDONE_%=:\n}" ::"r"(barriers_ + 8 * slot),
         "r"(parity)
         : "memory");
 #else
-    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 1) : "memory");
+    asm volatile("cp.async.wait_group %0;" ::"n"(kSlots - 1) : "memory");
     __syncwarp();
 #endif
   }
@@ -160,12 +213,15 @@ class PageRing {
         : "memory");
   }
 #else
-  __device__ __forceinline__ void Copy16(uint32_t to, const void* from) const {
-    asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(to), "l"(from) : "memory");
+  __device__ __forceinline__ void Copy(uint32_t to, const void* from, int bytes) const {
+    for (int i = lane_ * 16; i < bytes; i += 512) {
+      asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(to + i),
+                   "l"(static_cast<const uint8_t*>(from) + i)
+                   : "memory");
+    }
   }
 #endif
 
-  uint32_t ring_;
   uint32_t barriers_;
   int lane_;
 #if __CUDA_ARCH__ >= 900

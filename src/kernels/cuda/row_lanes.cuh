@@ -1,8 +1,10 @@
-// A row spread over 4 lanes: lane l holds dims 16 k + 4 l + e, k < d / 16, e < 4, at v[4 k + e].
+// A row spread over kLanes (2 or 4) lanes: lane l holds dims 16 k + kPer l + e, k < d / 16, e <
+// kPer = 16 / kLanes, at v[kPer k + e].
 //
-// So lane l owns classes 4 l .. 4 l + 3 of the 16-lane sums of the scalar truth, loads 4 neighbours
-// at once, and needs shuffles only for butterflies of stride 4 and 8. Bit-exact to math/rotation.h
-// and codec/scalar_codec.h; files that use it are compiled without contraction (-fmad=false).
+// So lane l owns classes kPer l .. of the 16-lane sums of the scalar truth, loads kPer neighbours
+// at once, and needs shuffles only for butterflies of stride kPer .. 8. Bit-exact to
+// math/rotation.h and codec/scalar_codec.h; files that use it are compiled without contraction
+// (-fmad=false).
 #ifndef TURBOQUANT_KERNELS_CUDA_ROW_LANES_CUH_
 #define TURBOQUANT_KERNELS_CUDA_ROW_LANES_CUH_
 
@@ -12,109 +14,147 @@
 
 namespace turboquant::cuda {
 
-template <int kDim>
+// n (2 or 4) neighbouring words of shared memory, or of global memory that nobody writes.
+template <int n>
+__device__ __forceinline__ void LoadWords(const void* from, bool global, uint32_t* words) {
+  if constexpr (n == 4) {
+    const uint4* at = static_cast<const uint4*>(from);
+    const uint4 x = global ? __ldg(at) : *at;
+    words[0] = x.x;
+    words[1] = x.y;
+    words[2] = x.z;
+    words[3] = x.w;
+  } else {
+    const uint2* at = static_cast<const uint2*>(from);
+    const uint2 x = global ? __ldg(at) : *at;
+    words[0] = x.x;
+    words[1] = x.y;
+  }
+}
+
+template <int kDim, int kLanes = 4>
 struct RowLanes {
   static constexpr int kBlocks = kDim / 16;
+  static constexpr int kPer = 16 / kLanes;
+  static constexpr int kValues = kDim / kLanes;
+  static constexpr int kSignWords = kDim / 2;  // of a row
   static constexpr int kOdd = kDim == 80 ? 5 : kDim == 96 || kDim == 192 ? 3 : 1;
   static constexpr int kPower = kDim / kOdd;
 
-  float v[kDim / 4];
+  float v[kValues];
 
-  // All loads first, then the conversion: the type is the same for all of them.
-  __device__ __forceinline__ void Load(const void* base, int dtype, int64_t at, int l) {
+  // All loads first, then the conversion: the type is the same for all of them. signs: none, or
+  // the words of FillSigns.
+  __device__ __forceinline__ void Load(const void* base, int dtype, int64_t at, int l,
+                                       const uint32_t* signs = nullptr) {
+    constexpr int kWords = kPer / 2;  // of 16-bit values, a block
     if (dtype == TQ_CUDA_F32) {
-      const float* from = static_cast<const float*>(base) + at + 4 * l;
+      const float* from = static_cast<const float*>(base) + at + kPer * l;
 #pragma unroll
       for (int k = 0; k < kBlocks; ++k) {
-        const float4 x = __ldg(reinterpret_cast<const float4*>(from + 16 * k));
-        v[4 * k] = x.x;
-        v[4 * k + 1] = x.y;
-        v[4 * k + 2] = x.z;
-        v[4 * k + 3] = x.w;
+#pragma unroll
+        for (int e = 0; e < kPer; e += 4) {
+          const float4 x = __ldg(reinterpret_cast<const float4*>(from + 16 * k + e));
+          v[kPer * k + e] = x.x;
+          v[kPer * k + e + 1] = x.y;
+          v[kPer * k + e + 2] = x.z;
+          v[kPer * k + e + 3] = x.w;
+        }
+      }
+      if (signs == nullptr) return;
+#pragma unroll
+      for (int i = 0; i < kValues; i += 2) {
+        const uint32_t word = signs[(i / kPer * kLanes + l) * kWords + i % kPer / 2];
+        v[i] = __uint_as_float(__float_as_uint(v[i]) ^ (word << 16));
+        v[i + 1] = __uint_as_float(__float_as_uint(v[i + 1]) ^ (word & 0x80000000u));
       }
       return;
     }
-    const uint16_t* from = static_cast<const uint16_t*>(base) + at + 4 * l;
-    uint2 words[kBlocks];
+    const uint16_t* from = static_cast<const uint16_t*>(base) + at + kPer * l;
+    uint32_t words[kBlocks * kWords];
 #pragma unroll
     for (int k = 0; k < kBlocks; ++k) {
-      words[k] = __ldg(reinterpret_cast<const uint2*>(from + 16 * k));
+      LoadWords<kWords>(from + 16 * k, true, &words[k * kWords]);
+    }
+    if (signs != nullptr) {
+#pragma unroll
+      for (int k = 0; k < kBlocks; ++k) {
+        uint32_t sign[kWords];
+        LoadWords<kWords>(signs + (k * kLanes + l) * kWords, false, sign);
+#pragma unroll
+        for (int i = 0; i < kWords; ++i) words[k * kWords + i] ^= sign[i];
+      }
     }
     if (dtype == TQ_CUDA_BF16) {
 #pragma unroll
-      for (int k = 0; k < kBlocks; ++k) {
-        v[4 * k] = __uint_as_float(words[k].x << 16);
-        v[4 * k + 1] = __uint_as_float(words[k].x & 0xFFFF0000u);
-        v[4 * k + 2] = __uint_as_float(words[k].y << 16);
-        v[4 * k + 3] = __uint_as_float(words[k].y & 0xFFFF0000u);
+      for (int i = 0; i < kValues / 2; ++i) {
+        v[2 * i] = __uint_as_float(words[i] << 16);
+        v[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
       }
     } else {
 #pragma unroll
-      for (int k = 0; k < kBlocks; ++k) {
-        const float2 low = __half22float2(reinterpret_cast<const __half2&>(words[k].x));
-        const float2 high = __half22float2(reinterpret_cast<const __half2&>(words[k].y));
-        v[4 * k] = low.x;
-        v[4 * k + 1] = low.y;
-        v[4 * k + 2] = high.x;
-        v[4 * k + 3] = high.y;
+      for (int i = 0; i < kValues / 2; ++i) {
+        const float2 x = __half22float2(reinterpret_cast<const __half2&>(words[i]));
+        v[2 * i] = x.x;
+        v[2 * i + 1] = x.y;
       }
     }
+  }
+
+  // Word i of the signs of a row: what two 16-bit values, dims 2 i and 2 i + 1, are XORed with.
+  static __device__ __forceinline__ uint32_t SignWord(const tq_cuda_rotation& r, int i) {
+    const uint32_t two = (r.negative[i / 16] >> (2 * (i % 16))) & 3u;
+    return ((two & 1u) << 15) | ((two & 2u) << 30);
   }
 
   __device__ __forceinline__ void Store(void* base, int dtype, int64_t at, int l) const {
 #pragma unroll
     for (int k = 0; k < kBlocks; ++k) {
-      const float x[4] = {v[4 * k], v[4 * k + 1], v[4 * k + 2], v[4 * k + 3]};
-      StoreValues(base, dtype, at + 16 * k + 4 * l, x);
+      float x[kPer];
+#pragma unroll
+      for (int e = 0; e < kPer; ++e) x[e] = v[kPer * k + e];
+      StoreValues(base, dtype, at + 16 * k + kPer * l, x);
     }
   }
 
   __device__ __forceinline__ void Signs(const tq_cuda_rotation& r, int l) {
 #pragma unroll
     for (int k = 0; k < kBlocks; ++k) {
-      const uint32_t bits = r.negative[k / 2] >> (16 * (k % 2) + 4 * l);
+      const uint32_t bits = r.negative[k / 2] >> (16 * (k % 2) + kPer * l);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        v[4 * k + e] = __uint_as_float(__float_as_uint(v[4 * k + e]) ^ (((bits >> e) & 1u) << 31));
+      for (int e = 0; e < kPer; ++e) {
+        float& x = v[kPer * k + e];
+        x = __uint_as_float(__float_as_uint(x) ^ (((bits >> e) & 1u) << 31));
       }
     }
   }
 
-  __device__ __forceinline__ void Pairs(int stride_in_v) {
+  // Butterflies of values `stride` apart in the lane, inside blocks of kPower dims.
+  __device__ __forceinline__ void Pairs(int stride) {
 #pragma unroll
-    for (int i = 0; i < kDim / 4; ++i) {
-      if ((i & stride_in_v) != 0) continue;
-      const float a = v[i], b = v[i + stride_in_v];
+    for (int i = 0; i < kValues; ++i) {
+      if ((i % (kPower / kLanes) & stride) != 0) continue;
+      const float a = v[i], b = v[i + stride];
       v[i] = a + b;
-      v[i + stride_in_v] = a - b;
+      v[i + stride] = a - b;
     }
   }
 
   __device__ __forceinline__ void Butterflies(int l) {
-    Pairs(1);
-    Pairs(2);
 #pragma unroll
-    for (int h = 1; h <= 2; h *= 2) {
+    for (int h = 1; h < kPer; h *= 2) Pairs(h);
 #pragma unroll
-      for (int i = 0; i < kDim / 4; ++i) {
-        const float other = __shfl_xor_sync(kAllLanes, v[i], h);
-        v[i] = (l & h) != 0 ? other - v[i] : v[i] + other;
+    for (int h = 1; h < kLanes; h *= 2) {
+      // A product with +-1 is exact: one rounding, as of the sum or difference.
+      const float sign = (l & h) != 0 ? -1.0f : 1.0f;
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) {
+        v[i] = fmaf(sign, v[i], __shfl_xor_sync(kAllLanes, v[i], h));
       }
     }
-    // Odd parts are blocks of kPower values, each a multiple of 16: k splits into block and place.
+    // kPower is a multiple of 16, so strides of 16 dims and more stay in the lane.
 #pragma unroll
-    for (int h = 1; 16 * h < kPower; h *= 2) {
-#pragma unroll
-      for (int k = 0; k < kBlocks; ++k) {
-        if ((k % (kPower / 16) & h) != 0) continue;
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const float a = v[4 * k + e], b = v[4 * (k + h) + e];
-          v[4 * k + e] = a + b;
-          v[4 * (k + h) + e] = a - b;
-        }
-      }
-    }
+    for (int h = 16; h < kPower; h *= 2) Pairs(h / kLanes);
   }
 
   __device__ __forceinline__ void Mix(const float* mix, bool transpose) {
@@ -123,10 +163,10 @@ struct RowLanes {
 #pragma unroll
       for (int place = 0; place < kPlaces; ++place) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
+        for (int e = 0; e < kPer; ++e) {
           float column[kOdd];
 #pragma unroll
-          for (int a = 0; a < kOdd; ++a) column[a] = v[4 * (a * kPlaces + place) + e];
+          for (int a = 0; a < kOdd; ++a) column[a] = v[kPer * (a * kPlaces + place) + e];
 #pragma unroll
           for (int i = 0; i < kOdd; ++i) {
             float sum = 0.0f;
@@ -134,7 +174,7 @@ struct RowLanes {
             for (int j = 0; j < kOdd; ++j) {
               sum = sum + __ldg(mix + (transpose ? j * kOdd + i : i * kOdd + j)) * column[j];
             }
-            v[4 * (i * kPlaces + place) + e] = sum;
+            v[kPer * (i * kPlaces + place) + e] = sum;
           }
         }
       }
@@ -143,9 +183,14 @@ struct RowLanes {
 
   __device__ __forceinline__ void Rotate(const tq_cuda_rotation& r, int l) {
     Signs(r, l);
+    RotateSigned(r, l);
+  }
+
+  // The rotation of a row whose signs are applied.
+  __device__ __forceinline__ void RotateSigned(const tq_cuda_rotation& r, int l) {
     Butterflies(l);
 #pragma unroll
-    for (int i = 0; i < kDim / 4; ++i) v[i] = v[i] * r.norm;
+    for (int i = 0; i < kValues; ++i) v[i] = v[i] * r.norm;
     Mix(r.mix, false);
   }
 
@@ -153,19 +198,25 @@ struct RowLanes {
     Mix(r.mix, true);
     Butterflies(l);
 #pragma unroll
-    for (int i = 0; i < kDim / 4; ++i) v[i] = v[i] * r.norm;
+    for (int i = 0; i < kValues; ++i) v[i] = v[i] * r.norm;
     Signs(r, l);
   }
 };
 
-// FoldLanes of the 16 sums, 4 a lane; every lane of the row gets the result.
-__device__ __forceinline__ float FoldRow(float (&sum)[4]) {
+// FoldLanes of the 16 sums, kPer a lane; every lane of the row gets the result.
+template <int kPer>
+__device__ __forceinline__ float FoldRow(float (&sum)[kPer]) {
 #pragma unroll
-  for (int h = 2; h >= 1; h /= 2) {
+  for (int h = 16 / kPer / 2; h >= 1; h /= 2) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) sum[e] = sum[e] + __shfl_xor_sync(kAllLanes, sum[e], h);
+    for (int e = 0; e < kPer; ++e) sum[e] = sum[e] + __shfl_xor_sync(kAllLanes, sum[e], h);
   }
-  return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+#pragma unroll
+  for (int width = kPer / 2; width >= 1; width /= 2) {
+#pragma unroll
+    for (int e = 0; e < width; ++e) sum[e] = sum[e] + sum[e + width];
+  }
+  return sum[0];
 }
 
 // Runs `call` with the head dim as a compile-time constant; false: not a head dim of the cache.

@@ -12,7 +12,7 @@ dim3 thread_index, block_index, grid_size;
 
 namespace {
 
-constexpr int kMaxThreads = 256;
+constexpr int kMaxThreads = 512;
 constexpr size_t kStackBytes = 256 << 10;
 constexpr size_t kMaxDynamicBytes = 256 << 10;
 

@@ -1,4 +1,4 @@
-// CUDA C++ on the host, as far as the prefill kernels need it: threads of a CTA are fibers of one
+// CUDA C++ on the host, as far as the kernels need it: threads of a CTA are fibers of one
 // thread, what a warp does together happens when its last lane arrives. A kernel that is compiled
 // against the headers of this folder instead of CUDA's runs in the tests, without a GPU. It finds
 // wrong indices, masks and barriers, not races within a warp.
@@ -14,6 +14,7 @@
 #define __device__
 #define __global__
 #define __forceinline__ inline
+#define __noinline__
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __shared__ static
@@ -38,6 +39,7 @@ struct dim3 {
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
@@ -107,6 +109,22 @@ template <typename T>
 T __shfl_sync(unsigned, T value, int source) {
   return ShuffleFrom(value, source);
 }
+
+inline bool __any_sync(unsigned, bool mine) {
+  int any = mine ? 1 : 0;
+  for (int h = 1; h < emulation::kWarp; h *= 2) any |= __shfl_xor_sync(0u, any, h);
+  return any != 0;
+}
+inline bool __all_sync(unsigned all, bool mine) { return !__any_sync(all, !mine); }
+
+template <typename T>
+T atomicAdd(T* to, T value) {
+  const T old = *to;
+  *to += value;
+  return old;
+}
+
+inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
 
 inline uint32_t __float_as_uint(float x) {
   uint32_t u;

@@ -1,0 +1,246 @@
+// The int8 attention kernel and the encode kernels themselves, run on the host: every configuration
+// against the double reference, codes bit for bit against the scalar truth.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cuda_emulation.h"
+#include "kernels/cuda/append_rows.cuh"
+#include "kernels/cuda/attention_int8_launch.cuh"
+#include "kernels/cuda/attention_reference.h"
+#include "kernels/cuda/encode_pages.cuh"
+#include "tests/cuda/cuda_case.h"
+
+namespace turboquant::cuda {
+
+void PrintTo(const CudaCase& c, std::ostream* to) { *to << c.name; }
+
+namespace {
+
+constexpr tq_cuda_device kDevice{8, 227 * 1024, 228 * 1024, 90};
+
+struct Emulated {
+  explicit Emulated(const CudaCase& c)
+      : shape(c), k(c.head_dim, 11), v(c.head_dim, 12), tensors(DrawTensors(c, k, v, 5)) {
+    FillRecords(c, &tensors, k, v);
+    params = HostAttention(c, tensors);
+    rows = static_cast<size_t>(params.batch) * c.q_len * c.kv_heads * c.group;
+    out.resize(rows * static_cast<size_t>(c.head_dim));
+    lse.resize(rows);
+    params.out = out.data();
+    params.lse = lse.data();
+  }
+
+  // Worst relative error of a row; infinite for NaN and where the launch hangs.
+  double Run(const AttentionPlan& plan, void* workspace, const ReferenceOutput& want) {
+    std::fill(out.begin(), out.end(), NAN);
+    const AttentionArgs args =
+        MakeAttentionArgs(plan.plan, params, plan.items.data(), workspace, tensors.layout);
+    const cudaError_t error = shape.head_dim == 64
+                                  ? LaunchInt8Dim<64>(args, AttentionGrid(args), nullptr)
+                                  : LaunchInt8Dim<128>(args, AttentionGrid(args), nullptr);
+    if (error != cudaSuccess) return INFINITY;
+    const size_t d = static_cast<size_t>(shape.head_dim);
+    double worst = 0;
+    for (size_t row = 0; row < rows; ++row) {
+      double sum = 0, norm = 0;
+      for (size_t i = row * d; i < (row + 1) * d; ++i) {
+        sum += (out[i] - want.out[i]) * (out[i] - want.out[i]);
+        norm += want.out[i] * want.out[i];
+      }
+      const double e = norm > 0 ? std::sqrt(sum / norm) : std::sqrt(sum);
+      worst = e >= worst ? e : std::isnan(e) ? INFINITY : worst;
+      const double l = want.lse[row];
+      const double off = std::isinf(l) ? (lse[row] == l ? 0 : INFINITY)
+                                       : std::fabs(lse[row] - l) / std::max(1.0, std::fabs(l));
+      worst = off >= worst ? off : std::isnan(off) ? INFINITY : worst;
+    }
+    return worst;
+  }
+
+  CudaCase shape;
+  Rotation k, v;
+  CudaTensors tensors;
+  tq_cuda_attention params;
+  size_t rows = 0;
+  std::vector<float> out, lse;
+};
+
+class AttentionEmulated : public ::testing::TestWithParam<CudaCase> {};
+
+TEST_P(AttentionEmulated, EveryConfigurationAgreesWithTheDoubleReference) {
+  Emulated e(GetParam());
+  const ReferenceOutput want = AttendReference(e.params);
+  const tq_cuda_plan_request request = PlanRequest(GetParam(), e.tensors, kDevice);
+  ASSERT_EQ(WhyUnsupported(request), "");
+  AttentionPlan plan = PlanAttention(request);
+  ASSERT_EQ(plan.plan.path, TQ_CUDA_PATH_INT8);
+  // One workspace for all: each run must leave it as the next wants it.
+  std::vector<float4> workspace(plan.plan.workspace_bytes / sizeof(float4) + 1, float4{0, 0, 0, 0});
+  EXPECT_LE(e.Run(plan, workspace.data(), want), 1e-3);
+  const std::vector<float> first = e.out;
+  if (plan.plan.uniform != 0) {
+    plan.plan.direct = 1;
+    EXPECT_LE(e.Run(plan, workspace.data(), want), 1e-3) << "direct";
+    EXPECT_EQ(std::memcmp(first.data(), e.out.data(), first.size() * sizeof(float)), 0);
+    EXPECT_LE(e.Run(plan, workspace.data(), want), 1e-3) << "direct again";
+  }
+  for (int config = 0; config < kInt8Configs; ++config) {
+    for (const int dynamic : {0, 1}) {
+      plan.plan.config = config;
+      plan.plan.dynamic = dynamic;
+      EXPECT_LE(e.Run(plan, workspace.data(), want), 1e-3) << config << " " << dynamic;
+    }
+  }
+  for (const float4& x : workspace) {
+    ASSERT_EQ(x.x, 0) << "left behind";
+    ASSERT_EQ(x.w, 0) << "left behind";
+  }
+}
+
+std::vector<CudaCase> SmallCases() {
+  std::vector<CudaCase> cases;
+  const auto add = [&cases](const std::string& name, auto change) {
+    CudaCase c;
+    c.name = name;
+    change(c);
+    cases.push_back(c);
+  };
+  for (const auto& [k, v] : std::vector<std::pair<int, int>>{{4, 4}, {3, 3}, {2, 2}, {4, 3}}) {
+    add("k" + std::to_string(k) + "_v" + std::to_string(v), [k = k, v = v](CudaCase& c) {
+      c.k_format = k, c.v_format = v, c.coded_len = {1500, 1470};
+    });
+  }
+  add("d64", [](CudaCase& c) { c.head_dim = 64, c.coded_len = {1000}; });
+  add("equal_lengths", [](CudaCase& c) { c.coded_len = {1984, 1984}; });
+  add("equal_lengths_and_tail", [](CudaCase& c) { c.coded_len = {960, 960}, c.tail = {33, 33}; });
+  add("many_rows", [](CudaCase& c) {
+    c.group = 8, c.q_len = 2, c.coded_len = {513, 100}, c.tail = {30, 30};
+  });
+  add("all_features", [](CudaCase& c) {
+    c.coded_len = {700, 64, 0, 333}, c.tail = {40, 17, 3, 128}, c.sinks = 4, c.softcap = 20.0f;
+    c.sink_logits = true, c.means = true, c.common = 0.5f, c.q_len = 3, c.group = 2;
+  });
+  add("window", [](CudaCase& c) { c.window = 100, c.coded_len = {1000, 77}, c.q_len = 2; });
+  add("nothing_coded", [](CudaCase& c) { c.coded_len = {0}, c.tail = {7}; });
+  add("f32_queries", [](CudaCase& c) { c.dtype = TQ_CUDA_F32; });
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, AttentionEmulated, ::testing::ValuesIn(SmallCases()),
+                         [](const auto& info) { return info.param.name; });
+
+class EncodeEmulated : public ::testing::TestWithParam<CudaCase> {};
+
+// Coded rows [first, first + n) of every sequence, by the kernel that `append` says.
+void EncodeSome(const CudaCase& c, const CudaTensors& t, tq_cuda_cache cache, int first, int n,
+                bool append) {
+  std::vector<int32_t> first_token, num_rows;
+  for (const int len : c.coded_len) {
+    first_token.push_back(std::min(first, len));
+    num_rows.push_back(std::clamp(len - first, 0, n));
+  }
+  const size_t row_bytes = static_cast<size_t>(c.kv_heads) * c.head_dim * DtypeBytes(c.dtype);
+  tq_cuda_encode_params p{};
+  p.cache = cache;
+  p.batch = static_cast<int32_t>(c.coded_len.size());
+  p.rows.k = t.k_rows.data() + static_cast<size_t>(first) * row_bytes;
+  p.rows.v = t.v_rows.data() + static_cast<size_t>(first) * row_bytes;
+  p.rows.dtype = c.dtype;
+  p.rows.head_stride = c.head_dim;
+  p.rows.token_stride = int64_t{c.kv_heads} * c.head_dim;
+  p.rows.sequence_stride = p.rows.token_stride * t.max_coded;
+  p.first_token = first_token.data();
+  p.num_rows = num_rows.data();
+  p.max_rows = n;
+  WithHeadDim(c.head_dim, [&](auto dim) {
+    if constexpr (dim.value == 64 || dim.value == 128 || dim.value == 256) {
+      if (append) {
+        const AppendArgs args{p, t.layout};
+        ASSERT_TRUE(emulation::Launch(AppendGrid(p), 32 * kAppendWarps, 0,
+                                      [&] { AppendRows<dim.value>(args); }));
+        return;
+      }
+    }
+    const EncodeArgs args{p, t.layout};
+    ASSERT_TRUE(emulation::Launch(EncodeGrid(p), EncodeShape<dim.value>::kThreads, 0,
+                                  [&] { EncodePages<dim.value>(args); }));
+  });
+}
+
+TEST_P(EncodeEmulated, BytesAreThoseOfTheScalarTruth) {
+  const CudaCase& c = GetParam();
+  const Rotation k(c.head_dim, 11), v(c.head_dim, 12);
+  CudaTensors t = DrawTensors(c, k, v, 5);
+  // Rows that are special: zeros, one value, and much too large.
+  const size_t width = static_cast<size_t>(c.kv_heads) * c.head_dim * DtypeBytes(c.dtype);
+  std::fill_n(t.k_rows.begin() + static_cast<int64_t>(3 * width), width, uint8_t{0});
+  std::fill_n(t.v_rows.begin() + static_cast<int64_t>(5 * width), width, uint8_t{0});
+  StoreAs(c.dtype, 2.0f, &t.v_rows[5 * width]);
+  StoreAs(c.dtype, INFINITY, &t.k_rows[7 * width]);
+  FillRecords(c, &t, k, v);
+  const std::vector<uint8_t> want = t.records;
+  std::fill(t.records.begin(), t.records.end(), uint8_t{0});
+  tq_cuda_cache cache = HostAttention(c, t).cache;
+  cache.records = t.records.data();
+  const bool fragments = OrderOf(t.layout.k, c.head_dim) == TileOrder::kFragment &&
+                         OrderOf(t.layout.v, c.head_dim) == TileOrder::kFragment;
+  // A chunk, single tokens over the border of a page, the rest.
+  EncodeSome(c, t, cache, 0, 60, false);
+  for (int i = 60; i < 70; ++i) EncodeSome(c, t, cache, i, 1, fragments);
+  EncodeSome(c, t, cache, 70, t.max_coded - 70, false);
+  int wrong = 0;
+  uint8_t got_codes[kMaxTileHeadDim], want_codes[kMaxTileHeadDim];
+  for (int b = 0; b < static_cast<int>(c.coded_len.size()); ++b) {
+    for (int token = 0; token < c.coded_len[static_cast<size_t>(b)]; ++token) {
+      const int page = t.page_table[static_cast<size_t>(b * t.pages + token / kTileTokens)];
+      for (int head = 0; head < c.kv_heads; ++head) {
+        const size_t at = (static_cast<size_t>(page) * c.kv_heads + head) * t.layout.bytes;
+        for (const bool value_side : {false, true}) {
+          uint16_t got_scale, want_scale;
+          LoadTileRow(t.layout, t.records.data() + at, value_side, token % kTileTokens, got_codes,
+                      &got_scale);
+          LoadTileRow(t.layout, want.data() + at, value_side, token % kTileTokens, want_codes,
+                      &want_scale);
+          const int bits = value_side ? t.layout.v.bits : t.layout.k.bits;
+          const bool same =
+              got_scale == want_scale &&
+              std::memcmp(got_codes, want_codes, static_cast<size_t>(bits * c.head_dim / 8)) == 0;
+          if (!same && wrong++ < 3) {
+            ADD_FAILURE() << "sequence " << b << " token " << token << " head " << head
+                          << (value_side ? " value" : " key");
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+std::vector<CudaCase> EncodeCases() {
+  std::vector<CudaCase> cases;
+  for (const int d : {64, 80, 96, 128, 192, 256}) {
+    for (const int bits : {2, 3, 4, 8}) {
+      for (const int dtype : {TQ_CUDA_BF16, TQ_CUDA_F32}) {
+        CudaCase c;
+        c.head_dim = d, c.k_format = c.v_format = bits, c.dtype = dtype;
+        c.coded_len = {150, 67};
+        c.means = bits == 3;
+        c.name = "d" + std::to_string(d) + "_turbo" + std::to_string(bits) +
+                 (dtype == TQ_CUDA_F32 ? "_f32" : "");
+        cases.push_back(c);
+      }
+    }
+  }
+  CudaCase mixed;
+  mixed.k_format = 4, mixed.v_format = 3, mixed.dtype = TQ_CUDA_F16, mixed.coded_len = {150, 67};
+  mixed.name = "mixed_f16";
+  cases.push_back(mixed);
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EncodeEmulated, ::testing::ValuesIn(EncodeCases()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace turboquant::cuda
