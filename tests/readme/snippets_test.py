@@ -1,7 +1,7 @@
 """Compiles and runs every ```c and ```cpp block of the documents given, and checks that the command
 knows every subcommand and flag that their other blocks show.
 
-  snippets_test.py --c-compiler CC --cxx-compiler CXX --include DIR --library SO
+  snippets_test.py --c-compiler CC --cxx-compiler CXX --include DIR [--include DIR] --library SO
     [--command TURBOQUANT] DOCUMENT...
 """
 
@@ -40,8 +40,9 @@ def unknown_flags(command, document, text):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ("c-compiler", "cxx-compiler", "include", "library"):
+    for name in ("c-compiler", "cxx-compiler", "library"):
         parser.add_argument("--" + name, required=True)
+    parser.add_argument("--include", action="append", required=True)
     parser.add_argument("--command")
     parser.add_argument("documents", nargs="+", type=pathlib.Path)
     options = parser.parse_args()
@@ -69,9 +70,9 @@ def main():
                 program = source.with_suffix("")
                 compiler = ([options.c_compiler, "-std=c11"] if language == "c"
                             else [options.cxx_compiler, "-std=c++20"])
-                steps = [compiler + WARNINGS + ["-I" + options.include, str(source), "-o",
-                                                str(program), str(library), "-lm",
-                                                "-Wl,-rpath," + str(library.parent)],
+                steps = [compiler + WARNINGS + ["-I" + path for path in options.include]
+                         + [str(source), "-o", str(program), str(library), "-lm",
+                            "-Wl,-rpath," + str(library.parent)],
                          [str(program)]]
                 for step in steps:
                     done = subprocess.run(step, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
