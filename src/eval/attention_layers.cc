@@ -39,8 +39,6 @@ void FillProblem(const LayerShape& shape, const LayerData& data, float* out, Att
 void RunTogether(AttentionRun* run, int thread, int threads, WorkTeam* team) {
   if (thread == 0) run->Prepare();
   team->Barrier();
-  for (int i = thread; i < run->project_items(); i += threads) run->ProjectItem(i);
-  team->Barrier();
   const int64_t items = run->attend_items();
   for (int64_t i = items * thread / threads; i < items * (thread + 1) / threads; ++i) {
     run->AttendItem(static_cast<int>(i));
