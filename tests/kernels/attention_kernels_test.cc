@@ -389,7 +389,7 @@ class HalfAttentionTest : public DenseAttentionTest {
 
 TEST_P(HalfAttentionTest, Scores) {
   const auto [table, bits, d] = GetParam();
-  CheckScores(problem_, false, [&](const float* q, int rows, int n, float* out, int ld) {
+  CheckScores(problem_, nullptr, [&](const float* q, int rows, int n, float* out, int ld) {
     WithHalfRows(n, [&](const uint16_t* const* x) {
       table->half_scores(x, d, q, rows, n, out, ld);
     });
