@@ -168,9 +168,21 @@ void EncodeSome(const CudaCase& c, const CudaTensors& t, tq_cuda_cache cache, in
   });
 }
 
+// Fills a page with codes of 8 bits, so that the next launch finds garbage in shared memory, as on a
+// GPU.
+void LeaveGarbage(const CudaCase& c, const Rotation& k, const Rotation& v) {
+  CudaCase other = c;
+  other.k_format = other.v_format = 8, other.coded_len = {kTileTokens}, other.means = false;
+  CudaTensors t = DrawTensors(other, k, v, 6);
+  tq_cuda_cache cache = HostAttention(other, t).cache;
+  cache.records = t.records.data();
+  EncodeSome(other, t, cache, 0, kTileTokens, false);
+}
+
 TEST_P(EncodeEmulated, BytesAreThoseOfTheScalarTruth) {
   const CudaCase& c = GetParam();
   const Rotation k(c.head_dim, 11), v(c.head_dim, 12);
+  LeaveGarbage(c, k, v);
   CudaTensors t = DrawTensors(c, k, v, 5);
   // Rows that are special: zeros, one value, and much too large.
   const size_t width = static_cast<size_t>(c.kv_heads) * c.head_dim * DtypeBytes(c.dtype);
@@ -185,8 +197,10 @@ TEST_P(EncodeEmulated, BytesAreThoseOfTheScalarTruth) {
   cache.records = t.records.data();
   const bool fragments = OrderOf(t.layout.k, c.head_dim) == TileOrder::kFragment &&
                          OrderOf(t.layout.v, c.head_dim) == TileOrder::kFragment;
-  // A chunk, single tokens over the border of a page, the rest.
-  EncodeSome(c, t, cache, 0, 60, false);
+  // Chunks, the first of which leaves whole warps without a row; single tokens over the border of a
+  // page; the rest.
+  EncodeSome(c, t, cache, 0, 36, false);
+  EncodeSome(c, t, cache, 36, 24, false);
   for (int i = 60; i < 70; ++i) EncodeSome(c, t, cache, i, 1, fragments);
   EncodeSome(c, t, cache, 70, t.max_coded - 70, false);
   int wrong = 0;

@@ -115,6 +115,7 @@ void CheckCodes(const CudaCase& c, const CudaTensors& t, const std::vector<uint8
   uint8_t want[kMaxTileHeadDim], got[kMaxTileHeadDim];
   uint16_t want_scale, got_scale;
   int wrong = 0;
+  std::string first;
   for (int b = 0; b < static_cast<int>(c.coded_len.size()); ++b) {
     for (int token = 0; token < c.coded_len[static_cast<size_t>(b)]; ++token) {
       const size_t page =
@@ -125,13 +126,18 @@ void CheckCodes(const CudaCase& c, const CudaTensors& t, const std::vector<uint8
           const int bits = value_side ? t.layout.v.bits : t.layout.k.bits;
           EncodeOnHost(c, t, value_side ? v : k, value_side, b, token, head, want, &want_scale);
           LoadTileRow(t.layout, record, value_side, token % kTileTokens, got, &got_scale);
-          wrong += got_scale != want_scale ||
-                   std::memcmp(got, want, static_cast<size_t>(bits * c.head_dim / 8)) != 0;
+          const size_t bytes = static_cast<size_t>(bits * c.head_dim / 8);
+          if (got_scale == want_scale && std::memcmp(got, want, bytes) == 0) continue;
+          if (wrong++ > 0) continue;
+          first = "sequence " + std::to_string(b) + " token " + std::to_string(token) + " head " +
+                  std::to_string(head) + (value_side ? " value" : " key") +
+                  (got_scale == want_scale ? ", codes" : ", scale");
         }
       }
     }
   }
-  verdict->Expect(wrong == 0, std::to_string(wrong) + " rows differ from the scalar truth");
+  verdict->Expect(wrong == 0,
+                  std::to_string(wrong) + " rows differ from the scalar truth, first " + first);
 }
 
 // Largest relative L2 error over the rows, infinite for NaN.

@@ -335,6 +335,11 @@ __global__ void __launch_bounds__(EncodeShape<kDim>::kThreads, EncodeShape<kDim>
           record + (value_side ? a.layout.v_scales : a.layout.k_scales))[ScaleSlot(slot)] = scale;
       if (!valid && a.p.bad_rows != nullptr) atomicAdd(a.p.bad_rows, 1);
     }
+  } else {
+    // Packing shifts neighbouring rows into each other: these must hold nibbles too.
+    for (int i = l; i < kDim / 4; i += kLanes) {
+      *reinterpret_cast<uint32_t*>(sh.codes + slot * EncodeShared<kDim>::kPitch + 4 * i) = 0;
+    }
   }
   __syncthreads();
   uint8_t* area = record + (value_side ? a.layout.v_codes : 0);
