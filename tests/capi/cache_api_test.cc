@@ -197,7 +197,7 @@ TEST_F(CApiCache, MisuseIsRefusedWithoutEffect) {
   EXPECT_TRUE(
       Fails(tq_cache_create("turbo7", &options, &none), TQ_ERROR_INVALID_ARGUMENT, "use a preset"));
   EXPECT_TRUE(
-      Fails(tq_cache_create("f16", &options, &none), TQ_ERROR_INVALID_ARGUMENT, "choose turbo2"));
+      Fails(tq_cache_create("f16", &options, &none), TQ_ERROR_INVALID_ARGUMENT, "choose turbo4"));
   EXPECT_TRUE(
       Fails(tq_cache_create(nullptr, &options, &none), TQ_ERROR_INVALID_ARGUMENT, "policy"));
   EXPECT_TRUE(

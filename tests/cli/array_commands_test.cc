@@ -261,7 +261,7 @@ TEST_F(ArrayCommands, ValidateShowsTablesPlotAndDocuments) {
       Run({"validate", "--rows", "20000", "--no-timing", "--svg", Path("plot.svg")});
   EXPECT_EQ(run.exit_code, 0) << run.err;
   for (const char* part : {"Lloyd-Max quantisers", "d=576", "turbo3q:projection=gaussian",
-                           "Slope of estimated", "dB above", "171 of 171 figures"}) {
+                           "Slope of estimated", "dB above", "296 of 296 figures"}) {
     EXPECT_TRUE(Has(run.out, part)) << part << "\n" << run.out;
   }
   EXPECT_FALSE(Has(run.err, "\r")) << "a progress bar on a pipe";
