@@ -274,7 +274,7 @@ TEST_F(ArrayCommands, ValidateShowsTablesPlotAndDocuments) {
   EXPECT_EQ(document.exit_code, 1);
   const Json json = Json::parse(document.out, nullptr, false);
   EXPECT_EQ(json["ok"], false);
-  EXPECT_EQ(json["checks"].size(), 171u);
+  EXPECT_EQ(json["checks"].size(), 296u);
   EXPECT_EQ(Run({"validate", "--rows", "1000", "--no-timing", "--svg", Path("no/p.svg")}).exit_code,
             1);
 }
