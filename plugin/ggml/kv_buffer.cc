@@ -121,6 +121,8 @@ size_t AllocSize(BufferType* type, const Tensor* t) {
     int layer;
     if (t->view_src == nullptr && ParseCacheName(t->name, &is_key, &layer)) {
       NoteSized(layer, t->ne[1]);
+    } else if (RecurrentName(t->name)) {
+      t_sizing.pending = true;  // nothing to compress, but to be told of
     }
     bool sliding;
     const size_t bytes = CompressedBytes(t, &sliding);
@@ -376,6 +378,9 @@ void ReportNewCaches() {
   one_side(plain_values, "V");
   if (!sliding.empty()) {
     line += "; " + std::to_string(sliding.size()) + " sliding-window layers stay f16";
+  }
+  if (layers.empty()) {
+    line = "no KV cache to compress";
   }
   if (!recurrent.empty()) {
     line += "; " + std::to_string(recurrent.size()) + " recurrent layers have no KV rows";

@@ -41,7 +41,8 @@ struct Options {
   int seqs = 1;
   int prompt = 240;
   int generate = 48;
-  bool fa = true, nkvo = false, eval = false, unified = false;
+  bool fa = true, nkvo = false, eval = false, unified = false, forget = false;
+  int poison = -1;  // without a vocabulary: this token is the 40th
 };
 
 struct Run {
@@ -88,6 +89,7 @@ class Session {
     p.type_k = TypeOf(o.ctk);
     p.type_v = TypeOf(o.ctv);
     p.offload_kqv = !o.nkvo;
+    p.swa_full = false;  // as the tools have it: window layers get a cache of their own size
     p.kv_unified = o.unified;
     if (o.eval) p.cb_eval = EveryNode;
     ctx_ = llama_init_from_model(run->model, p);
@@ -511,6 +513,40 @@ void Memory(Run* run) {
   std::printf("rss_growth_kib %ld\n", ResidentKib() - before);
 }
 
+// A prompt in a sequence of each stream, then tokens of both in one batch, a sequence copied over
+// the other, a context shift where the model has one. With forget=on every token is alone in its
+// cache.
+void Shape(Run* run) {
+  Options o = run->options;
+  o.seqs = 2;
+  o.ctx = 1024;
+  Session s(run, o, "shape/");
+  const Tokens& text = run->text;
+  const int lengths[] = {o.prompt, o.prompt / 2 + 3};
+  if (!o.forget) {
+    for (int seq = 0; seq < 2; ++seq) s.Decode(Slice(text, 200 * seq, lengths[seq]), seq);
+  }
+  int step = 0;
+  auto tokens = [&](int n) {
+    for (int i = 0; i < n; ++i, ++step) {
+      if (o.forget) llama_memory_clear(s.memory(), true);
+      s.Decode({Slice(text, 100 + step, 1), Slice(text, 300 + step, 1)}, {0, 1});
+      for (int seq = 0; seq < 2; ++seq) {
+        s.Probe("token" + std::to_string(step) + "_" + std::to_string(seq), seq);
+      }
+    }
+  };
+  tokens(16);
+  llama_memory_seq_rm(s.memory(), 0, -1, -1);
+  llama_memory_seq_cp(s.memory(), 1, 0, -1, -1);
+  tokens(4);
+  if (llama_memory_can_shift(s.memory()) && !o.forget &&
+      llama_memory_seq_rm(s.memory(), 0, 4, 20)) {
+    llama_memory_seq_add(s.memory(), 0, 20, -1, -16);
+  }
+  tokens(4);
+}
+
 struct Scenario {
   const char* name;
   void (*run)(Run*);
@@ -527,6 +563,7 @@ constexpr Scenario kScenarios[] = {
     {"load_seq", LoadSeq},
     {"short", Short},
     {"memory", Memory},
+    {"shape", Shape},
 };
 
 bool SetOption(Options* o, const std::string& key, const std::string& value) {
@@ -561,8 +598,39 @@ bool SetOption(Options* o, const std::string& key, const std::string& value) {
     o->eval = value == "on";
   else if (key == "unified")
     o->unified = value == "on";
+  else if (key == "forget")
+    o->forget = value == "on";
+  else if (key == "poison")
+    o->poison = number;
   else
     return false;
+  return true;
+}
+
+// The text as tokens; of a model without vocabulary, tokens by a fixed rule.
+bool ReadText(Run* run) {
+  const llama_vocab* vocab = llama_model_get_vocab(run->model);
+  if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) {
+    const int n = llama_vocab_n_tokens(vocab);
+    for (uint32_t i = 0, x = 1; i < 1000; ++i) {
+      x = x * 1664525 + 1013904223;
+      run->text.push_back(8 + static_cast<int>(x >> 16) % (n - 8));
+    }
+    if (run->options.poison >= 0) run->text[40] = run->options.poison;
+    return true;
+  }
+  std::ifstream in(run->options.text);
+  std::stringstream text;
+  text << in.rdbuf();
+  const std::string words = text.str();
+  run->text.resize(words.size() + 16);
+  const int n = llama_tokenize(vocab, words.data(), static_cast<int>(words.size()),
+                               run->text.data(), static_cast<int>(run->text.size()), true, false);
+  if (n < 600) {
+    std::fprintf(stderr, "the text has %d tokens, too few\n", n);
+    return false;
+  }
+  run->text.resize(n);
   return true;
 }
 
@@ -594,19 +662,7 @@ int RunScenarios(int argc, char** argv) {
     std::fprintf(stderr, "model not loaded\n");
     return 5;
   }
-  std::ifstream in(run.options.text);
-  std::stringstream text;
-  text << in.rdbuf();
-  const std::string words = text.str();
-  run.text.resize(words.size() + 16);
-  const int n =
-      llama_tokenize(llama_model_get_vocab(run.model), words.data(), static_cast<int>(words.size()),
-                     run.text.data(), static_cast<int>(run.text.size()), true, false);
-  if (n < 600) {
-    std::fprintf(stderr, "the text has %d tokens, too few\n", n);
-    return 2;
-  }
-  run.text.resize(n);
+  if (!ReadText(&run)) return 2;
   for (const Scenario* s : scenarios) s->run(&run);
   llama_model_free(run.model);
   llama_backend_free();
