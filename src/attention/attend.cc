@@ -16,7 +16,7 @@ constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 constexpr int kTile = 128;        // cells of one inner step for few query rows
 constexpr int kManyRowsTile = 64; // for many: their logits stay in the first-level cache
 constexpr int kFewRows = 16;      // up to so many query rows, exact rows are read as they are
-constexpr int kExactChunk = 64;   // exact rows of one work item for few query rows
+constexpr int kExactChunk = 32;   // exact rows of one work item for few query rows
 constexpr int kDirectRows = 129;  // from so many query rows on, items own whole query tiles
 constexpr int kTileRows = 96;     // query rows of such a tile
 
@@ -58,6 +58,12 @@ bool Consecutive(const ExactRow* rows, int n) {
     if (rows[j].cell != rows[0].cell + j) return false;
   }
   return true;
+}
+
+// Exact rows lie apart and were last used a token ago: asked for one by one they would be waited for
+// one by one.
+void PrefetchRow(const uint16_t* row, int values) {
+  for (int i = 0; i < values; i += 32) __builtin_prefetch(row + i);
 }
 
 // out[r] = <q_r, mean `index`> of one kv head.
@@ -239,7 +245,13 @@ void AttentionRun::Scores(const Span& span, const Queries& q, int cell, int n, T
     return;
   }
   if (span.exact && tile->rows <= kFewRows) {
-    for (int j = 0; j < n; ++j) tile->half[j] = p.exact[cell + j].k + span.kv_head * d;
+    for (int j = 0; j < n; ++j) {
+      tile->half[j] = p.exact[cell + j].k + span.kv_head * d;
+      PrefetchRow(tile->half[j], d);
+    }
+    for (int j = 0; j < n; ++j) {
+      PrefetchRow(p.exact[cell + j].v + span.kv_head * p.v.head_dim, p.v.head_dim);
+    }
     kernels_->half_scores(tile->half, d, q.plain, tile->rows, n, tile->s, tile->cells);
     return;
   }

@@ -1,7 +1,7 @@
 // Scores and weighted sums on codes with dot products of bytes (AVX-512 VNNI and VBMI): codes pick
 // signed bytes k of the centroid grid (centroid = unit * k, docs/adr/0005) by a byte permute, and
-// four products a lane go into a 32-bit sum. Queries and weights come in two bytes, high and low, so
-// that rounding them is the only error. vec_avx512.h must come first; the linking rule is there.
+// four products a lane go into a 32-bit sum. Queries and weights come in two bytes, high and low,
+// so that rounding them is the only error. vec_avx512.h must come first; the linking rule is there.
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_BYTE_KERNELS_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_BYTE_KERNELS_H_
 
@@ -117,15 +117,24 @@ TQ_INLINE void ScorePlane(IntVec table, const IntVec (&word)[kGroups], const Que
   ScoreDword<kRows, kGroups>(steps, q, at, sums);
 }
 
+// Codes are asked for this many cells ahead, a few bytes with every few that are read: many at once
+// would wait for each other, and the arithmetic for all of them.
+constexpr int kAheadCells = 128;
+
 template <int kBits, int kRows, int kGroups>
 TQ_INLINE void ScoreColumns(const uint8_t* tile, size_t tile_bytes, int d, const Query (&q)[kRows],
                             ScoreSums<kRows, kGroups>* sums) {
   const IntVec table = LoadSteps<kBits, 128>();
+  const size_t ahead = kAheadCells / kTileLanes * tile_bytes;
   if constexpr (kBits == 4) {
     const int half = d / 2;
     for (int i = 0; i < half; i += 4) {
       IntVec word[kGroups];
-      for (int g = 0; g < kGroups; ++g) word[g] = LoadCodes(tile + g * tile_bytes + 16 * i);
+      for (int g = 0; g < kGroups; ++g) {
+        const uint8_t* at = tile + g * tile_bytes + 16 * i;
+        word[g] = LoadCodes(at);
+        __builtin_prefetch(at + ahead);
+      }
       ScorePlane<0, kRows, kGroups>(table, word, q, i, sums);
       ScorePlane<4, kRows, kGroups>(table, word, q, half + i, sums);
     }
@@ -136,15 +145,19 @@ TQ_INLINE void ScoreColumns(const uint8_t* tile, size_t tile_bytes, int d, const
       IntVec even[kGroups];  // planes 0 and 2 in the nibbles
       IntVec odd[kGroups];   // planes 1 and 3
       for (int g = 0; g < kGroups; ++g) {
-        even[g] = LoadCodes(tile + g * tile_bytes + 16 * i);
+        const uint8_t* at = tile + g * tile_bytes + 16 * i;
+        even[g] = LoadCodes(at);
         odd[g] = ShiftRight<2>(even[g]);
+        __builtin_prefetch(at + ahead);
       }
       if constexpr (kBits == 3) {
         // Each high bit beside its two low ones.
         const int column = i < eighth ? i : i - eighth;
         const uint8_t* plane = tile + 16 * static_cast<size_t>(quarter + column);
         for (int g = 0; g < kGroups; ++g) {
-          const IntVec high = ShiftRightBy(LoadCodes(plane + g * tile_bytes), i < eighth ? 0 : 1);
+          const uint8_t* at = plane + g * tile_bytes;
+          const IntVec high = ShiftRightBy(LoadCodes(at), i < eighth ? 0 : 1);
+          if (i < eighth) __builtin_prefetch(at + ahead);
           even[g] = SelectBits<0x44444444>(ShiftLeft<2>(high), even[g]);
           odd[g] = SelectBits<0x44444444>(high, odd[g]);
         }
@@ -179,9 +192,11 @@ void ScoreTiles(const uint8_t* tile, const uint16_t* scales, int d, const uint8_
     for (int r = 0; r < kRows; ++r) {
       // The table held k + 128. Sums may wrap; the total does not: |total| < 126 * 16256 * 1024.
       const IntVec shifted = _mm512_slli_epi32(sums.high[r][g], 7);
-      const IntVec offset = _mm512_set1_epi32(static_cast<int>(128u * static_cast<unsigned>(q[r].sum)));
+      const IntVec offset =
+          _mm512_set1_epi32(static_cast<int>(128u * static_cast<unsigned>(q[r].sum)));
       const IntVec total = _mm512_sub_epi32(_mm512_add_epi32(shifted, sums.low[r][g]), offset);
-      const FloatVec score = Mul(Mul(_mm512_cvtepi32_ps(total), Set(q[r].unit * UnitOf<kBits>())), scale);
+      const FloatVec score =
+          Mul(Mul(_mm512_cvtepi32_ps(total), Set(q[r].unit * UnitOf<kBits>())), scale);
       float* to = out + static_cast<ptrdiff_t>(r) * ld + g * kTileLanes;
       _mm512_mask_storeu_ps(to, lanes, score);
     }
@@ -207,13 +222,12 @@ TQ_INLINE void ScoreRows(const CodedTiles& k, const uint8_t* prepared, int row, 
     const uint16_t* scales = k.scales + static_cast<size_t>(tile) * kTileLanes;
     float* to = out + j;
     if (groups == kGroups) {
-      PrefetchBytes(at + 4 * tile_bytes, kGroups * tile_bytes);
       ScoreTiles<kBits, kRows, kGroups>(at, scales, k.head_dim, prepared, row, -j, n - j, to, ld);
       continue;
     }
     for (int g = 0; g < groups; ++g) {
-      ScoreTiles<kBits, kRows, 1>(at + g * tile_bytes, scales + g * kTileLanes, k.head_dim, prepared,
-                                  row, -j - g * kTileLanes, n - j - g * kTileLanes,
+      ScoreTiles<kBits, kRows, 1>(at + g * tile_bytes, scales + g * kTileLanes, k.head_dim,
+                                  prepared, row, -j - g * kTileLanes, n - j - g * kTileLanes,
                                   to + g * kTileLanes, ld);
     }
   }
@@ -292,8 +306,7 @@ TQ_INLINE void StoreWeights(const FloatVec* weight, FloatVec inverse, int tile, 
       _mm512_packus_epi16(_mm512_srli_epi16(words0, 8), _mm512_srli_epi16(words1, 8));
   const IntVec low =
       _mm512_packus_epi16(_mm512_and_si512(words0, byte), _mm512_and_si512(words1, byte));
-  const IntVec order =
-      _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const IntVec order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   _mm512_store_si512(w->high[r] + tile * kTileLanes, _mm512_permutexvar_epi32(order, high));
   _mm512_store_si512(w->low[r] + tile * kTileLanes, _mm512_permutexvar_epi32(order, low));
 }
@@ -380,13 +393,13 @@ TQ_INLINE void LoadStepPlanes(const uint8_t* group, int k, __mmask16 lanes, cons
     steps[0] = LookupBytes(table, low);
     steps[1] = LookupBytes(table, ShiftRight<4>(low));
   } else {
-    IntVec even = low;                 // planes 0 and 2 in the nibbles
-    IntVec odd = ShiftRight<2>(low);   // planes 1 and 3
+    IntVec even = low;                // planes 0 and 2 in the nibbles
+    IntVec odd = ShiftRight<2>(low);  // planes 1 and 3
     if constexpr (kBits == 3) {
       const __m256i half0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + runs.run0));
       const __m256i half1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + runs.run1));
-      const IntVec high = ShiftRightEach(
-          _mm512_inserti64x4(_mm512_castsi256_si512(half0), half1, 1), runs.shift);
+      const IntVec high =
+          ShiftRightEach(_mm512_inserti64x4(_mm512_castsi256_si512(half0), half1, 1), runs.shift);
       even = SelectBits<0x44444444>(ShiftLeft<2>(high), even);
       odd = SelectBits<0x44444444>(high, odd);
     }
@@ -411,8 +424,13 @@ TQ_INLINE void SumChunk(const uint8_t* codes, size_t group_bytes, int d, int k, 
     if ((w.tiles >> tile & 1u) == 0) continue;
     for (int group = 4 * tile; group < 4 * tile + 4; ++group) {
       IntVec steps[kPlanes];
-      LoadStepPlanes<kBits, kFirst, kPlanes>(codes + static_cast<size_t>(group) * group_bytes, k,
-                                             lanes, runs, table, steps);
+      const uint8_t* at = codes + static_cast<size_t>(group) * group_bytes;
+      LoadStepPlanes<kBits, kFirst, kPlanes>(at, k, lanes, runs, table, steps);
+      if constexpr (kFirst == 0) {  // the same place in the next block
+        const uint8_t* next = at + kSumCells / 4 * group_bytes;
+        __builtin_prefetch(next + 4 * k);
+        if constexpr (kBits == 3) __builtin_prefetch(next + runs.run0);
+      }
       AddGroup<kRows, kPlanes>(steps, w, group, &sums);
     }
   }
@@ -463,7 +481,6 @@ void CodedAccumulateOf(const CodedTiles& v, const float* p, int ld, int rows, in
   ByteWeights w;
   for (int cell = v.first / kTileLanes * kTileLanes; cell < last; cell += kSumCells) {
     const uint8_t* codes = v.codes + static_cast<size_t>(cell) * cell_bytes;
-    PrefetchBytes(codes + kSumCells * cell_bytes, kSumCells * cell_bytes);
     for (int b = 0, r = 0; b < blocks; ++b) {
       const int size = BlockSize(rows, blocks, b);
       LoadByteWeights<kBits>(v.scales, p + static_cast<ptrdiff_t>(r) * ld - v.first, ld, size, cell,
