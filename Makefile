@@ -50,11 +50,9 @@ test: setup ## Build everything and run all tests
 	$(call configure_and_build,ci,-DTURBOQUANT_REQUIRE_HOST=ON)
 	@ctest --preset ci -j $(JOBS)
 
-bench: setup ## Build and run the kernel benchmarks
-	$(call configure_and_build,release,-DTURBOQUANT_BUILD_BENCH=ON)
-	@found=0; for program in $(RELEASE_DIR)/bench/*_bench; do \
-	  [[ -x "$$program" ]] || continue; found=1; echo "[bench] $$program"; "$$program"; done; \
-	  ((found)) || { echo "[bench] no *_bench program in $(RELEASE_DIR)/bench" >&2; exit 1; }
+bench: build ## Measure the kernels and one layer's attention beside f16
+	@$(RELEASE_DIR)/cli/turboquant bench kernels
+	@$(RELEASE_DIR)/cli/turboquant bench attention
 
 clean: ## Remove build/ (the cache of llama.cpp and models stays)
 	rm -rf build

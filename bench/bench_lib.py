@@ -1,4 +1,4 @@
-"""What the end-to-end benchmarks share: contenders, provenance, tables. Standard library only.
+"""What the benchmarks over stock tools share: contenders, provenance, tables. Standard library only.
 
 A contender is written
   f16, q8_0, q4_0, q8_0/q4_0      the stock cache types (-ctk / -ctv), no plugin

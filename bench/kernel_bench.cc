@@ -2,8 +2,9 @@
 //
 // Names are kernel/table/shape. Counters: "cycles/row" (or /value) at the clock this program
 // measures on its own core, rows/s, GFLOP/s and, for the dense kernels, the share of this core's
-// measured multiply-add peak. f16_* are contenders: the same work over a plain f16 cache, converted
-// in the loop, compiled for the same instruction set.
+// measured multiply-add peak. Nothing is checked here and nothing compared: `turboquant bench
+// kernels` does both. This program is for work on one kernel, with the filters and repetitions of
+// Google Benchmark.
 #include <benchmark/benchmark.h>
 #include <time.h>
 
@@ -14,21 +15,12 @@
 #include <string>
 #include <vector>
 
-#include "base/fp16.h"
 #include "base/rng.h"
+#include "eval/machine.h"
 #include "kernels/format_rows.h"
 #include "kernels/kernel_api.h"
 #include "kernels/tile_layout.h"
 #include "math/rotation.h"
-
-#if defined(__x86_64__)
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC 12's own AVX-512 headers pass deliberately undefined registers (GCC bug 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-#endif
 
 namespace turboquant {
 namespace {
@@ -37,24 +29,8 @@ using Clock = std::chrono::steady_clock;
 
 double Seconds(Clock::duration t) { return std::chrono::duration<double>(t).count(); }
 
-// A chain of dependent additions, one a cycle, gives the clock of the core.
-double MeasureHertz() {
-  double best = 0;
-  for (int round = 0; round < 20; ++round) {
-    constexpr int kSteps = 1 << 20;
-    uint64_t x = 1;
-    const auto start = Clock::now();
-    for (int i = 0; i < kSteps; ++i) {
-      x += 3;
-      asm volatile("" : "+r"(x));
-    }
-    best = std::max(best, kSteps / Seconds(Clock::now() - start));
-  }
-  return best;
-}
-
 double Hertz() {
-  static const double hertz = MeasureHertz();
+  static const double hertz = MeasureClock();
   return hertz;
 }
 
@@ -85,50 +61,6 @@ double MeasurePeak(int lanes) {
     best = std::max(best, 2.0 * 12 * lanes * kSteps / Seconds(Clock::now() - start));
   }
   return best;
-}
-
-// The f16 contender: scores of a plain f16 cache, one row of K against all query rows.
-template <int kRows>
-__attribute__((target("avx512f"))) void F16Scores512(const uint16_t* k, int d, const float* q,
-                                                     int n, float* out, int ld) {
-  for (int j = 0; j < n; ++j) {
-    __m512 sum[kRows];
-    for (int r = 0; r < kRows; ++r) sum[r] = _mm512_setzero_ps();
-    for (int i = 0; i < d; i += 16) {
-      const __m512 x =
-          _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(k + j * d + i)));
-      for (int r = 0; r < kRows; ++r) {
-        sum[r] = _mm512_fmadd_ps(x, _mm512_loadu_ps(q + r * d + i), sum[r]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) out[r * ld + j] = _mm512_reduce_add_ps(sum[r]);
-  }
-}
-
-// Its weighted sum, 32 coordinates at a time.
-template <int kRows>
-__attribute__((target("avx512f"))) void F16Accumulate512(const uint16_t* v, int d, const float* p,
-                                                         int ld, int n, float* o) {
-  for (int i = 0; i < d; i += 32) {
-    __m512 sum[kRows][2];
-    for (int r = 0; r < kRows; ++r) {
-      for (int h = 0; h < 2; ++h) sum[r][h] = _mm512_loadu_ps(o + r * d + i + 16 * h);
-    }
-    for (int j = 0; j < n; ++j) {
-      const uint16_t* row = v + j * d + i;
-      const __m512 x0 = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row)));
-      const __m512 x1 =
-          _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + 16)));
-      for (int r = 0; r < kRows; ++r) {
-        const __m512 w = _mm512_set1_ps(p[r * ld + j]);
-        sum[r][0] = _mm512_fmadd_ps(w, x0, sum[r][0]);
-        sum[r][1] = _mm512_fmadd_ps(w, x1, sum[r][1]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      for (int h = 0; h < 2; ++h) _mm512_storeu_ps(o + r * d + i + 16 * h, sum[r][h]);
-    }
-  }
 }
 
 #endif  // __x86_64__
@@ -271,33 +203,38 @@ void Accumulate(benchmark::State& state, const KernelTable& table, Format format
   });
 }
 
-#if defined(__x86_64__)
-void F16Scores(benchmark::State& state, int d, int rows, int cache_rows) {
-  const std::vector<uint16_t> k(static_cast<size_t>(d) * cache_rows, 0x3C00);
+// The table's kernels over f16 rows by their addresses, as the exact window has them.
+struct HalfRows {
+  HalfRows(int d, int rows) : values(static_cast<size_t>(d) * rows, 0x3C00) {
+    for (int j = 0; j < rows; ++j) at.push_back(values.data() + static_cast<size_t>(j) * d);
+  }
+  std::vector<uint16_t> values;
+  std::vector<const uint16_t*> at;
+};
+
+void HalfScores(benchmark::State& state, const KernelTable& table, int d, int rows,
+                int cache_rows) {
+  const HalfRows k(d, cache_rows);
   const std::vector<float> q = RandomFloats(static_cast<size_t>(rows) * d);
   std::vector<float> out(static_cast<size_t>(rows) * kBlock);
   int j = 0;
   LoopRows(state, kBlock, [&] {
-    const uint16_t* at = k.data() + static_cast<size_t>(j) * d;
-    if (rows == 3) F16Scores512<3>(at, d, q.data(), kBlock, out.data(), kBlock);
-    if (rows == 4) F16Scores512<4>(at, d, q.data(), kBlock, out.data(), kBlock);
+    table.half_scores(k.at.data() + j, d, q.data(), rows, kBlock, out.data(), kBlock);
     j = (j + kBlock) % cache_rows;
   });
 }
 
-void F16Accumulate(benchmark::State& state, int d, int rows, int cache_rows) {
-  const std::vector<uint16_t> v(static_cast<size_t>(d) * cache_rows, 0x3C00);
+void HalfAccumulate(benchmark::State& state, const KernelTable& table, int d, int rows,
+                    int cache_rows) {
+  const HalfRows v(d, cache_rows);
   const std::vector<float> p = RandomFloats(static_cast<size_t>(rows) * kBlock);
   std::vector<float> o(static_cast<size_t>(rows) * d);
   int j = 0;
   LoopRows(state, kBlock, [&] {
-    const uint16_t* at = v.data() + static_cast<size_t>(j) * d;
-    if (rows == 3) F16Accumulate512<3>(at, d, p.data(), kBlock, kBlock, o.data());
-    if (rows == 4) F16Accumulate512<4>(at, d, p.data(), kBlock, kBlock, o.data());
+    table.half_accumulate(v.at.data() + j, d, p.data(), kBlock, rows, kBlock, o.data());
     j = (j + kBlock) % cache_rows;
   });
 }
-#endif
 
 void Softmax(benchmark::State& state, const KernelTable& table, int n, bool biased) {
   const std::vector<float> logits = RandomFloats(n);
@@ -338,6 +275,7 @@ void Register(const std::string& name, Args... args) {
 void RegisterTable(const KernelTable& table) {
   constexpr int kCached = 4096;       // second-level cache
   constexpr int kStreamed = 1 << 21;  // memory
+  constexpr int kHalfCached = 1024;
   std::string name = "/";
   name += table.name;
   for (const Format format : kFormats) {
@@ -379,20 +317,16 @@ void RegisterTable(const KernelTable& table) {
       }
     }
   }
-#if defined(__x86_64__)
-  if (table.name != "avx512") return;
   for (const int d : {64, 128}) {
-    for (const int rows : {3, 4}) {
-      for (const int cache : {kCached, kStreamed}) {
-        const std::string shape = "/avx512/d" + std::to_string(d) + "/rows" + std::to_string(rows) +
-                                  (cache == kCached ? "" : "/streamed");
-        Register("f16_scores" + shape, [=](benchmark::State& s) { F16Scores(s, d, rows, cache); });
-        Register("f16_accumulate" + shape,
-                 [=](benchmark::State& s) { F16Accumulate(s, d, rows, cache); });
-      }
+    for (const int rows : {1, 3, 4, 8}) {
+      const std::string shape = name + "/d" + std::to_string(d) + "/rows" + std::to_string(rows);
+      Register("half_scores" + shape,
+               [=, &table](benchmark::State& s) { HalfScores(s, table, d, rows, kHalfCached); });
+      Register("half_accumulate" + shape, [=, &table](benchmark::State& s) {
+        HalfAccumulate(s, table, d, rows, kHalfCached);
+      });
     }
   }
-#endif
 }
 
 }  // namespace

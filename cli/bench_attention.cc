@@ -11,22 +11,20 @@
 namespace turboquant {
 
 int BenchAttentionCommand(const BenchAttentionOptions& options) {
+  if (options.device == "cuda") return BenchCudaAttentionCommand(options);
   AttentionBenchOptions run;
   if (!options.table.empty()) {
     const Result<const KernelTable*> table = FindTable(options.table);
     if (!table.ok()) return FailBench(table.status());
     run.kernels = table.value();
   }
-  run.names = options.kv;
-  if (run.names.empty()) run.names = {"turbo4", "balanced", "turbo3", "turbo2"};
-  for (const std::string& spec : run.names) {
-    const Result<Policy> policy = Policy::Parse(spec);
-    if (!policy.ok()) return FailBench(policy.status());
-    run.policies.push_back(policy.value());
-  }
+  run.names = BenchSpecs(options.kv);
+  const auto policies = ParsePolicies(run.names);
+  if (!policies.ok()) return FailBench(policies.status());
+  run.policies = policies.value();
   run.head_dim = options.head_dim;
-  run.num_kv_heads = options.kv_heads;
-  run.group = options.group;
+  if (options.kv_heads > 0) run.num_kv_heads = options.kv_heads;
+  if (options.group > 0) run.group = options.group;
   if (options.quick) {
     run.tokens = {1, 128};
     run.cells = {4096};

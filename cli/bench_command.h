@@ -31,14 +31,17 @@ struct BenchAttentionOptions {
   std::string table;            // empty: the best of this processor
   std::vector<std::string> kv;  // ours; empty: turbo4, balanced, turbo3, turbo2
   int head_dim = 128;
-  int kv_heads = 2;
-  int group = 6;
+  int kv_heads = 0;          // 0: 2, cuda: 8
+  int group = 0;             // 0: 6, cuda: 4
   std::vector<int> tokens;   // empty: 1 and 512, quick: 1 and 128
-  std::vector<int> cells;    // empty: 1024, 4096 and 16384, quick: 4096
+  std::vector<int> cells;    // empty: 1024, 4096 and 16384, quick: 4096; cuda: 8, 32, 128 Ki
   std::vector<int> threads;  // empty: 1 and 2
   int rounds = 0;            // 0: 5, quick: 3
   double sample_ms = 0;      // 0: 10
   bool quick = false;
+  std::string device = "cpu";  // or cuda
+  std::string cuda_library;    // path; empty: found as the library finds it
+  int batch = 1;               // sequences, cuda only
   BenchOutput output;
 };
 
@@ -58,6 +61,7 @@ struct BenchEndToEndOptions {
 // Return the exit code.
 int BenchKernelsCommand(const BenchKernelsOptions& options);
 int BenchAttentionCommand(const BenchAttentionOptions& options);
+int BenchCudaAttentionCommand(const BenchAttentionOptions& options);
 int BenchEndToEndCommand(const BenchEndToEndOptions& options);
 
 }  // namespace turboquant

@@ -11,6 +11,7 @@ const char kBenchDescription[] =
     "Measures speed beside its bound and its contenders, results checked before they are timed.\n"
     "  turboquant bench kernels --quick     kernels of this processor, cycles a row\n"
     "  turboquant bench attention --quick   attention of one layer, decode and prefill\n"
+    "  turboquant bench attention --device cuda     decode attention on an NVIDIA GPU\n"
     "  turboquant bench e2e -m MODEL        stock llama.cpp with and without the plugin, tokens/s\n"
     "Each mode prints a table, -o md, csv or json, and --svg FILE draws it.";
 
@@ -58,7 +59,9 @@ constexpr char kAttentionDescription[] =
     "prefill\n"
     "of many, compressed caches beside an f16 cache with the same rows. Errors are checked against "
     "double\n"
-    "before timing.";
+    "before timing. With --device cuda: decoding of one token of --batch sequences on the GPU, "
+    "codes\n"
+    "alone, beside the bandwidth of a copy on the device.";
 
 void AddAttention(CLI::App* app, BenchArguments* arguments) {
   BenchAttentionOptions* options = &arguments->attention;
@@ -69,14 +72,14 @@ void AddAttention(CLI::App* app, BenchArguments* arguments) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app->add_option("--isa", options->table, "scalar, avx2, avx512 or neon (default: the best)");
   app->add_option("-d,--head-dim", options->head_dim, "values of a row")->capture_default_str();
-  app->add_option("--kv-heads", options->kv_heads, "kv heads")
-      ->capture_default_str()
+  app->add_option("--kv-heads", options->kv_heads, "kv heads (default: 2, cuda: 8)")
       ->check(CLI::Range(1, 256));
-  app->add_option("-g,--group", options->group, "query heads that share a kv head")
-      ->capture_default_str()
+  app->add_option("-g,--group", options->group,
+                  "query heads that share a kv head (default: 6, cuda: 4)")
       ->check(CLI::Range(1, 64));
   app->add_option("-n,--cells", options->cells,
-                  "cells of the cache, the new tokens' included (default: 1024,4096,16384)")
+                  "cells of the cache, the new tokens' included (default: 1024,4096,16384; cuda: "
+                  "8192,32768,131072)")
       ->delimiter(',')
       ->check(CLI::Range(2, 1 << 22));
   app->add_option("--tokens", options->tokens, "new tokens (default: 1,512)")
@@ -90,6 +93,15 @@ void AddAttention(CLI::App* app, BenchArguments* arguments) {
   app->add_option("--sample-ms", options->sample_ms, "least time of one sample (default: 10)")
       ->check(CLI::Range(0.001, 10000.0));
   app->add_flag("--quick", options->quick, "4096 cells, 1 and 128 tokens, 3 rounds");
+  app->add_option("--device", options->device, "cpu or cuda")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  app->add_option("--batch", options->batch, "cuda: sequences")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  app->add_option("--cuda-library", options->cuda_library,
+                  "cuda: path of libturboquant_cuda, if it is not where libraries are")
+      ->type_name("FILE");
   AddOutput(app, &arguments->output);
 }
 

@@ -21,6 +21,21 @@ BenchProvenance ProvenanceOf(const BenchOutput& output) {
   return {output.command_line, BuildVersion(), BuildCommit(), date};
 }
 
+std::vector<std::string> BenchSpecs(const std::vector<std::string>& named) {
+  if (!named.empty()) return named;
+  return {"turbo4", "balanced", "turbo3", "turbo2"};
+}
+
+Result<std::vector<Policy>> ParsePolicies(const std::vector<std::string>& specs) {
+  std::vector<Policy> policies;
+  for (const std::string& spec : specs) {
+    const Result<Policy> policy = Policy::Parse(spec);
+    if (!policy.ok()) return policy.status();
+    policies.push_back(policy.value());
+  }
+  return policies;
+}
+
 int FailBench(const Status& status) {
   PrintError(status.message());
   return ExitCodeOf(status);

@@ -3,14 +3,20 @@
 #define TURBOQUANT_CLI_BENCH_OUTPUT_H_
 
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "cli/bench_command.h"
+#include "kvcache/policy.h"
 #include "report/bench_report.h"
 
 namespace turboquant {
 
 BenchProvenance ProvenanceOf(const BenchOutput& output);
+
+// What --kv named, or the caches that are measured without it.
+std::vector<std::string> BenchSpecs(const std::vector<std::string>& named);
+Result<std::vector<Policy>> ParsePolicies(const std::vector<std::string>& specs);
 
 // Says what is wrong; returns the exit code.
 int FailBench(const Status& status);

@@ -6,7 +6,6 @@
 
 #include "base/fp16.h"
 #include "base/rng.h"
-#include "eval/f16_contender.h"
 #include "math/rotation.h"
 
 namespace turboquant {
@@ -51,11 +50,7 @@ void RunTogether(AttentionRun* run, int thread, int threads, WorkTeam* team) {
 class F16Cache : public LayerCache {
  public:
   F16Cache(const LayerShape& shape, const LayerData& data, int layers, const KernelTable& kernels)
-      : shape_(shape),
-        data_(data),
-        kernels_(kernels),
-        f16_(F16KernelsFor(kernels.name)),
-        run_(kernels) {
+      : shape_(shape), data_(data), kernels_(kernels), run_(kernels) {
     const size_t d = shape.head_dim;
     out_.resize(data.q.size());
     layers_.resize(layers);
@@ -145,6 +140,8 @@ class F16Cache : public LayerCache {
     float s[kMostDecodeRows * kTile];
     float o[kMostDecodeRows * kMaxHeadDim] = {};
     float bias[kTile];
+    const uint16_t* k[kTile];
+    const uint16_t* v[kTile];
     float m[kMostDecodeRows];
     float l[kMostDecodeRows] = {};
     std::fill_n(m, rows_, kMinusInf);
@@ -152,8 +149,12 @@ class F16Cache : public LayerCache {
     for (int c = chunk * kChunk; c < end; c += kTile) {
       const int n = std::min(kTile, end - c);
       const size_t at = (static_cast<size_t>(kv_head) * shape_.cells + c) * d;
-      f16_.scores(layer.k.data() + at, d, q_.data() + static_cast<size_t>(kv_head) * rows_ * d,
-                  rows_, n, s, kTile);
+      for (int j = 0; j < n; ++j) {
+        k[j] = layer.k.data() + at + static_cast<size_t>(j) * d;
+        v[j] = layer.v.data() + at + static_cast<size_t>(j) * d;
+      }
+      kernels_.half_scores(k, d, q_.data() + static_cast<size_t>(kv_head) * rows_ * d, rows_, n, s,
+                           kTile);
       for (int r = 0; r < rows_; ++r) {
         const int token = r / shape_.group;
         if (r % shape_.group == 0) {
@@ -164,7 +165,7 @@ class F16Cache : public LayerCache {
         if (factor == 1.0f) continue;
         for (int i = 0; i < d; ++i) o[r * d + i] *= factor;
       }
-      f16_.accumulate(layer.v.data() + at, d, s, kTile, rows_, n, o);
+      kernels_.half_accumulate(v, d, s, kTile, rows_, n, o);
     }
     for (int r = 0; r < rows_; ++r) {
       float* state = State(kv_head, chunk, r);
@@ -199,7 +200,6 @@ class F16Cache : public LayerCache {
   const LayerShape shape_;
   const LayerData& data_;
   const KernelTable& kernels_;
-  const F16Kernels& f16_;
   AttentionRun run_;
   std::vector<Layer> layers_;
   std::vector<float> q_, out_, states_;

@@ -51,9 +51,9 @@ class LayerCache {
   virtual double bytes() const = 0;  // of one layer
 };
 
-// f16 rows, each head's one behind the other. Decoding converts and multiplies in one loop per
-// instruction set (f16_contender.h), split over (kv head, chunk of cells); prefill takes the
-// library's own attention over rows that are converted a tile at a time.
+// f16 rows, each head's one behind the other. Decoding takes the table's kernels over f16 rows,
+// split over (kv head, chunk of cells); prefill takes the library's own attention over rows that
+// are converted a tile at a time.
 std::unique_ptr<LayerCache> MakeF16Cache(const LayerShape& shape, const LayerData& data, int layers,
                                          const KernelTable& kernels);
 

@@ -21,7 +21,7 @@
 
 namespace turboquant {
 
-// Every format that is coded, by id.
+// Every format that is coded, coarsest first.
 std::vector<Format> CodedFormats();
 
 // The tables this processor can run, the fastest first.

@@ -7,7 +7,7 @@
 
 #include "base/fp16.h"
 #include "base/rng.h"
-#include "eval/f16_contender.h"
+#include "kernels/format_rows.h"
 #include "math/rotation.h"
 
 namespace turboquant {
@@ -90,35 +90,29 @@ struct Problem {
 Result<KernelErrors> CheckKernels(const KernelTable& table, Format format, int head_dim, int group,
                                   uint64_t seed) {
   const std::string where = Where(table, FormatName(format), head_dim);
-  const int bits = IndexBits(format);
   const int d = head_dim;
   const size_t code_bytes = CodeBytes(format, d);
   const Rotation rotation(d, seed);
   const KernelTable& truth = ScalarKernels();
   SplitMix64 random(seed);
   const std::vector<float> x = RandomFloats(&random, static_cast<size_t>(kRows) * d);
-  const std::vector<float> mean = RandomFloats(&random, d);
 
   std::vector<uint8_t> codes(kRows * code_bytes);
   std::vector<uint16_t> scales(kRows);
-  std::vector<uint8_t> true_codes(code_bytes);
-  for (int j = 0; j < kRows; ++j) {
-    uint16_t true_scale = 0;
-    const float* m = j % 2 == 0 ? nullptr : mean.data();
-    uint8_t* row = codes.data() + j * code_bytes;
-    table.encode(bits, rotation.view(), x.data() + j * d, m, row, &scales[j]);
-    truth.encode(bits, rotation.view(), x.data() + j * d, m, true_codes.data(), &true_scale);
-    if (std::memcmp(row, true_codes.data(), code_bytes) != 0 || scales[j] != true_scale) {
-      return Wrong("encode", where, "other bytes than the scalar table's");
-    }
+  std::vector<uint8_t> true_codes(codes.size());
+  std::vector<uint16_t> true_scales(kRows);
+  EncodeFormatRows(table, format, rotation.view(), x.data(), kRows, codes.data(), scales.data());
+  EncodeFormatRows(truth, format, rotation.view(), x.data(), kRows, true_codes.data(),
+                   true_scales.data());
+  if (codes != true_codes || scales != true_scales) {
+    return Wrong("encode", where, "other bytes than the scalar table's");
   }
 
   Problem problem{d, group, {}, {}, {}};
   problem.rows.resize(static_cast<size_t>(kRows) * d);
   std::vector<float> decoded(problem.rows.size());
-  const CodedRows coded = {bits, d, codes.data(), scales.data()};
-  truth.decode(coded, kRows, problem.rows.data());
-  table.decode(coded, kRows, decoded.data());
+  DecodeFormatRows(truth, format, d, codes.data(), scales.data(), kRows, problem.rows.data());
+  DecodeFormatRows(table, format, d, codes.data(), scales.data(), kRows, decoded.data());
   if (std::memcmp(decoded.data(), problem.rows.data(), decoded.size() * sizeof(float)) != 0) {
     return Wrong("decode", where, "other values than the scalar table's");
   }
@@ -174,20 +168,19 @@ Result<KernelErrors> CheckF16Kernels(const KernelTable& table, int head_dim, int
   }
   problem.q = RandomFloats(&random, static_cast<size_t>(group) * d);
   problem.p = RandomWeights(&random, static_cast<size_t>(group) * kRows);
-  const F16Kernels& f16 = F16KernelsFor(table.name);
+  std::vector<const uint16_t*> at(kRows);
+  for (int j = 0; j < kRows; ++j) at[j] = half.data() + j * d;
   KernelErrors errors;
   std::vector<float> scores(static_cast<size_t>(group) * kRows);
-  f16.scores(half.data(), d, problem.q.data(), group, kRows, scores.data(), kRows);
+  table.half_scores(at.data(), d, problem.q.data(), group, kRows, scores.data(), kRows);
   errors.scores = problem.ScoreError(scores);
-  if (Status s = CheckError("the f16 contender's scores", where, errors.scores, kF16ErrorBound);
-      !s.ok()) {
+  if (Status s = CheckError("half_scores", where, errors.scores, kF16ErrorBound); !s.ok()) {
     return s;
   }
   std::vector<float> sums(static_cast<size_t>(group) * d, 0.0f);
-  f16.accumulate(half.data(), d, problem.p.data(), kRows, group, kRows, sums.data());
+  table.half_accumulate(at.data(), d, problem.p.data(), kRows, group, kRows, sums.data());
   errors.sums = problem.SumError(sums);
-  if (Status s = CheckError("the f16 contender's sums", where, errors.sums, kF16ErrorBound);
-      !s.ok()) {
+  if (Status s = CheckError("half_accumulate", where, errors.sums, kF16ErrorBound); !s.ok()) {
     return s;
   }
   return errors;

@@ -24,7 +24,7 @@ struct KernelErrors {
 Result<KernelErrors> CheckKernels(const KernelTable& table, Format format, int head_dim, int group,
                                   uint64_t seed);
 
-// The f16 contender that goes with the table; Format::kF16 rows.
+// The contender: the table's own kernels over f16 rows.
 Result<KernelErrors> CheckF16Kernels(const KernelTable& table, int head_dim, int group,
                                      uint64_t seed);
 

@@ -174,10 +174,10 @@ BenchReport ReportAttention(const BenchProvenance& provenance, const AttentionBe
     report.tables.push_back(TableOf(result, tokens));
   }
   report.notes = {
-      fmt::format(
-          "Medians of {} interleaved rounds; +- is half of slowest minus fastest. f16: an f16 "
-          "cache by our own attention on the same instructions.",
-          result.rounds),
+      fmt::format("Medians of {} interleaved rounds; +- is half of the distance between the "
+                  "quartiles. f16: an f16 "
+                  "cache by our own attention on the same instructions.",
+                  result.rounds),
       "error: relative to double over the rows as the cache decodes them, checked before timing. "
       "loss: what the codec costs against f16, on random rows (logits with a deviation of 2)."};
   if (const std::string busy = BusyNote(result.processor_share); !busy.empty()) {

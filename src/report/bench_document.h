@@ -34,7 +34,7 @@ std::string Bytes(double bytes);
 std::string Three(double value);
 // "93 %"
 std::string Percent(double share);
-// "+-3 %"
+// "3 %"
 std::string Spread(const Timing& timing);
 
 }  // namespace turboquant

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "eval/attention_bench.h"
+#include "eval/cuda_attention_bench.h"
 #include "eval/kernel_bench.h"
 #include "eval/llama_bench.h"
 
@@ -38,6 +39,8 @@ struct BenchReport {
 
 BenchReport ReportKernels(const BenchProvenance& provenance, const KernelBenchResult& result);
 BenchReport ReportAttention(const BenchProvenance& provenance, const AttentionBenchResult& result);
+BenchReport ReportCudaAttention(const BenchProvenance& provenance,
+                                const CudaAttentionResult& result);
 BenchReport ReportEndToEnd(const BenchProvenance& provenance, const EndToEndResult& result);
 
 // Tables, conditions and notes as Markdown.

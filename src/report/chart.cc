@@ -8,8 +8,8 @@
 namespace turboquant {
 namespace {
 
-constexpr std::string_view kColors[] = {"#0072b2", "#d55e00", "#009e73",
-                                        "#cc79a7", "#b8860b", "#56b4e9"};
+constexpr std::string_view kColors[] = {"#0072b2", "#56b4e9", "#d55e00", "#e8a33d",
+                                        "#009e73", "#8ccf7e", "#cc79a7", "#7a5195"};
 constexpr std::string_view kGrid = "stroke=\"#e6e6e6\" stroke-width=\"1\"";
 constexpr std::string_view kTickText = "fill=\"#555\"";
 

@@ -91,12 +91,15 @@ BenchTable AttentionTable(const KernelBenchResult& result, const KernelFigure& s
   BenchTable table;
   table.title = fmt::format("{}: rows of {} values, {} query head{} a kv head", shape.table,
                             shape.head_dim, shape.group, shape.group == 1 ? "" : "s");
-  const int most = result.threads;
-  table.rows = {{"kernel", "format", "bytes", "cycles", "+-", "bound", "x f16", "1 thread: ns",
-                 "GB/s", "of read", "x f16"}};
-  if (most > 1) {
+  table.rows = {{"kernel", "format", "bytes", "cycles", "+-", "bound", "x f16"}};
+  std::vector<int> all_threads;  // of figures from memory
+  for (int threads : {1, result.threads}) {
+    if (threads == 1 && !all_threads.empty()) break;
+    if (Find(result, shape, "scores", kF16, Residence::kMemory, threads) == nullptr) continue;
+    all_threads.push_back(threads);
     table.rows[0].insert(table.rows[0].end(),
-                         {fmt::format("{} threads: ns", most), "GB/s", "of read", "x f16"});
+                         {fmt::format("{} thread{}: ns", threads, threads == 1 ? "" : "s"), "GB/s",
+                          "of read", "x f16"});
   }
   for (const KernelFigure& f : result.figures) {
     if (f.table != shape.table || f.head_dim != shape.head_dim || f.group != shape.group ||
@@ -110,8 +113,7 @@ BenchTable AttentionTable(const KernelBenchResult& result, const KernelFigure& s
                                     Spread(f.seconds_per_row),
                                     Three(f.bound_seconds * result.clock),
                                     Times(OverF16(result, f))};
-    for (int threads : {1, most}) {
-      if (threads == 1 && row.size() > 7) break;
+    for (int threads : all_threads) {
       const KernelFigure* m = Find(result, f, f.kernel, f.format, Residence::kMemory, threads);
       if (m == nullptr) continue;
       row.push_back(Three(m->seconds_per_row.median * 1e9));
@@ -293,10 +295,10 @@ BenchReport ReportKernels(const BenchProvenance& provenance, const KernelBenchRe
     }
   }
   report.notes = {
-      fmt::format(
-          "Medians of {} interleaved rounds; +- is half of slowest minus fastest. cycles: a "
-          "row with its codes in the L2 cache; bound: its bytes at the cache's bandwidth.",
-          result.rounds),
+      fmt::format("Medians of {} interleaved rounds; +- is half of the distance between the "
+                  "quartiles. cycles: a "
+                  "row with its codes in the L2 cache; bound: its bytes at the cache's bandwidth.",
+                  result.rounds),
       "ns, GB/s, of read: a row from memory, its bytes over the time, and the share of the "
       "measured "
       "read bandwidth. x f16: an f16 cache, converted in the loop, on the same instructions.",

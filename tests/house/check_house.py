@@ -27,6 +27,7 @@ API = "kernels/kernel_api.h"
 CODER = "kernels/row_coder.h"
 TILES = "kernels/tile_layout.h"
 ROWS = "kernels/format_rows.h"
+CUDA_API = "kernels/cuda/cuda_api.h"
 
 # What each part of src may include, by the longest prefix that fits; paths relative to src.
 LAYERS = {
@@ -47,7 +48,7 @@ LAYERS = {
     "kvcache/": BELOW_KERNELS + [API, ROWS, TILES, "attention/", "kvcache/"],
     "model/": ["base/", "codec/", "model/"],
     "plan/": ["base/", "codec/", "model/", "kvcache/policy.h", "plan/"],
-    "eval/": BELOW_KERNELS + [API, CODER, "attention/", "files/", "kvcache/", "eval/"],
+    "eval/": BELOW_KERNELS + [API, CODER, ROWS, CUDA_API, "attention/", "files/", "kvcache/", "eval/"],
     "report/": ["base/", "eval/", "report/"],
     "capi/": BELOW_KERNELS + [API, CODER, "attention/", "files/", "kvcache/", "capi/", "turboquant/"],
 }
