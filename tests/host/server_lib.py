@@ -175,18 +175,6 @@ class Nearness:
         expect(self.compared >= least, "%s: only %d tokens compared" % (what, self.compared))
 
 
-def near_tie(what, a, b, bound):
-    """How many tokens agree; the first other one was within `bound` of the likeliest in a."""
-    expect(len(a.ids) == len(b.ids), "%s: %d tokens, not %d" % (what, len(b.ids), len(a.ids)))
-    for i, (one, other) in enumerate(zip(a.ids, b.ids)):
-        if one == other:
-            continue
-        gap = a.chosen[i] - a.top[i].get(other, -99.0)
-        expect(gap <= bound, "%s: token %d is another, %.3f less likely" % (what, i, gap))
-        return i
-    return len(a.ids)
-
-
 def likelihoods(server, prompt, following, **more):
     """The log probabilities the server gives to `following`, a token at a time: they are forced.
 
