@@ -76,11 +76,32 @@ TEST(AttentionPlan, EqualLengthsSplitIntoOneWave) {
     const AttentionPlan plan = PlanAttention(r);
     EXPECT_EQ(plan.plan.path, TQ_CUDA_PATH_INT8);
     EXPECT_EQ(plan.plan.uniform, 1);
-    const Int8Config config = Int8ConfigOf(4, 4, 128, 1, plan.plan.config != 0);
+    const Int8Config config = Int8ConfigOf(4, 4, 128, 1, plan.plan.config);
     EXPECT_LE(plan.plan.num_items, kH200.num_sms * config.ctas_per_sm);
     EXPECT_GE(plan.plan.num_items, kH200.num_sms * 8 / 10);
     ExpectCovers(r, plan);
   }
+}
+
+TEST(AttentionPlan, ConfigurationFollowsTheWork) {
+  const auto config = [](int batch, int length, int head_dim = 128) {
+    const std::vector<int> lens(static_cast<size_t>(batch), length);
+    tq_cuda_plan_request r = Request(lens);
+    r.head_dim = head_dim;
+    return PlanAttention(r).plan.config;
+  };
+  EXPECT_EQ(config(1, 8192), kWideConfig);
+  EXPECT_EQ(config(1, 32768), kWideLongConfig);
+  EXPECT_EQ(config(8, 8192), kWideLongConfig);
+  EXPECT_EQ(config(8, 131072), kWideLongConfig);
+  EXPECT_EQ(config(32, 8192), kSlimLongConfig);
+  EXPECT_EQ(config(1, 8192, 64), kWideConfig);
+  EXPECT_EQ(config(32, 8192, 64), kSlimConfig);
+  const std::vector<int> lens(32, 8192);
+  tq_cuda_plan_request r = Request(lens);
+  EXPECT_EQ(PlanAttention(r).plan.dynamic, 1);
+  r.reproducible = 1;
+  EXPECT_EQ(PlanAttention(r).plan.dynamic, 0);
 }
 
 TEST(AttentionPlan, UniformItemsAreThoseOfTheKernel) {

@@ -10,7 +10,10 @@
 namespace turboquant::cuda {
 namespace {
 
-constexpr double kTolerance = 2e-3;
+// Products take fp16 operands, so the error of a weight grows with the size of its logit.
+double Tolerance(const PrefillCase& c) {
+  return c.base.query_size > 1.0f || c.base.sink_size > 1.0f ? 3e-3 : 2e-3;
+}
 
 std::vector<float> MixOf(const tq_cuda_rotation& r) {
   return r.mix == nullptr ? std::vector<float>() : std::vector<float>(r.mix, r.mix + r.m * r.m);
@@ -112,8 +115,8 @@ bool RunPrefillCase(const PrefillCase& c, uint64_t seed) {
 
   const std::vector<int> tokens = SampleTokens(c, 12);
   const Worst worst = Compare(c, first, first_lse, tokens, PrefillReference(host, tokens));
-  if (worst.out > kTolerance) failed = "output";
-  if (worst.lse > kTolerance) failed = "log-sum-exp";
+  if (worst.out > Tolerance(c)) failed = "output";
+  if (worst.lse > Tolerance(c)) failed = "log-sum-exp";
   std::printf("%-4s %-32s windows of %4d error %.1e lse %.1e %s%s\n",
               failed.empty() ? "ok" : "FAIL", c.base.name.c_str(), plan.window_tokens, worst.out,
               worst.lse, failed.empty() ? "" : "FAILED: ", failed.c_str());

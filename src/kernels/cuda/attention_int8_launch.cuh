@@ -14,12 +14,12 @@ cudaError_t LaunchInt8(const AttentionArgs& args, dim3 grid, cudaStream_t stream
                                      stream, args);
 }
 
-// The instance of the plan's configuration; of shapes not built in it, the slim one: any
-// configuration can run any plan.
+// The instance of the plan's configuration, or of the common one in its place: any configuration can
+// run any plan.
 template <int kKeyBits, int kValueBits, int kDim, int kTiles, bool kExtras, int kIndex>
 cudaError_t LaunchInt8Config(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
   constexpr bool kBuilt = Int8ConfigOf(kKeyBits, kValueBits, kDim, kTiles, kIndex).warps > 0 &&
-                          (!kExtras || kIndex <= kSlimConfig);
+                          (!kExtras || kIndex == CommonConfig(kIndex));
   if constexpr (kBuilt) {
     if (args.plan.config == kIndex) {
       return LaunchInt8<Int8Shape<kKeyBits, kValueBits, kDim, kTiles, kIndex, kExtras>>(args, grid,
@@ -38,7 +38,9 @@ cudaError_t LaunchInt8Config(const AttentionArgs& args, dim3 grid, cudaStream_t 
 template <int kKeyBits, int kValueBits, int kDim, int kTiles>
 cudaError_t LaunchInt8Tiles(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
   if (args.p.softcap > 0.0f || args.p.cache.mean_tokens > 0) {
-    return LaunchInt8Config<kKeyBits, kValueBits, kDim, kTiles, true, 0>(args, grid, stream);
+    AttentionArgs common = args;
+    common.plan.config = CommonConfig(args.plan.config);
+    return LaunchInt8Config<kKeyBits, kValueBits, kDim, kTiles, true, 0>(common, grid, stream);
   }
   return LaunchInt8Config<kKeyBits, kValueBits, kDim, kTiles, false, 0>(args, grid, stream);
 }

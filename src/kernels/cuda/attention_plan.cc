@@ -8,6 +8,12 @@
 namespace turboquant::cuda {
 namespace {
 
+// Pages of an item for each warp from which on it is long.
+constexpr int kLongPages = 2;
+// Longer items than this are better cut up among the slim configuration's more warps: a warp's own
+// latency, not memory, is then the limit.
+constexpr int kMostWidePages = 160;
+
 int CeilDiv(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 // Work of one sequence: pages its window reaches, and items of exact rows.
@@ -37,7 +43,8 @@ Sequence Measure(const tq_cuda_plan_request& r, int b) {
 struct Shape {
   int row_tile;
   int row_tiles;
-  Int8Config wide, slim;  // of the int8 path
+  Int8Config wide, slim;            // of the int8 path
+  Int8Config wide_long, slim_long;  // in their place where items are long; 0 warps: none
 };
 
 Int8Config ConfigOf(const tq_cuda_plan_request& r, int tiles, int index) {
@@ -71,7 +78,11 @@ Shape ShapeOf(const tq_cuda_plan_request& r, int path) {
     s.row_tile = tiles * kRowsPerTile;
     s.wide = ConfigOf(r, tiles, kWideConfig);
     s.slim = ConfigOf(r, tiles, kSlimConfig);
-    if (!Fits(r, s.wide)) s.wide = {0, 0, 0};
+    s.wide_long = ConfigOf(r, tiles, kWideLongConfig);
+    s.slim_long = ConfigOf(r, tiles, kSlimLongConfig);
+    for (Int8Config* c : {&s.wide, &s.wide_long, &s.slim_long}) {
+      if (!Fits(r, *c)) *c = {0, 0, 0};
+    }
   }
   s.row_tiles = CeilDiv(rows, s.row_tile);
   return s;
@@ -243,26 +254,35 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r, const PlanChoice& cho
   const int heads = r.batch * head_tiles;
   int slots = r.num_sms * kPairCtas;
   int least = 2;
-  bool wide = false;
   if (plan.path == TQ_CUDA_PATH_INT8) {
-    slots = r.num_sms * Resident(r, shape.slim);
-    least = shape.slim.warps;
+    const Int8Config slim = shape.slim_long.warps > 0 ? shape.slim_long : shape.slim;
+    plan.config = shape.slim_long.warps > 0 ? kSlimLongConfig : kSlimConfig;
+    slots = r.num_sms * Resident(r, slim);
+    least = slim.warps;
     if (even && shape.wide.warps > 0) {
       // One wide CTA an SM is best if it leaves few SMs idle.
-      const int splits = EvenSplits(sequences[0], heads, r.num_sms, shape.wide.warps);
-      const int ctas = heads * (splits + sequences[0].exact_items);
+      const Sequence& s = sequences[0];
+      const int splits = EvenSplits(s, heads, r.num_sms, shape.wide.warps);
+      const int ctas = heads * (splits + s.exact_items);
       // With exact rows that holds only where their item is one of many.
-      const bool few_exact = sequences[0].exact_items == 0 || splits >= 8;
-      wide = few_exact && sequences[0].pages <= kMostWidePages * splits && ctas <= r.num_sms &&
-             ctas * 20 >= r.num_sms * 17;
-      if (wide) {
+      const bool few_exact = s.exact_items == 0 || splits >= 8;
+      const bool is_long =
+          shape.wide_long.warps > 0 && s.pages >= kLongPages * shape.wide_long.warps * splits;
+      // Where long items have no configuration of their own, the slim one is as good.
+      const bool served = is_long || s.pages <= kMostWidePages * splits;
+      if (few_exact && served && ctas <= r.num_sms && ctas * 20 >= r.num_sms * 17) {
+        plan.config = is_long ? kWideLongConfig : kWideConfig;
         slots = r.num_sms;
         least = shape.wide.warps;
       }
     }
+    // Pages claimed at run time even out many items; the order of sums then varies.
+    if (plan.config == kSlimLongConfig && r.reproducible == 0) plan.dynamic = 1;
   }
-  plan.config = choice.config >= 0 ? choice.config : wide ? kWideConfig : kSlimConfig;
-  plan.dynamic = choice.dynamic;
+  if (choice.config >= 0) {
+    plan.config = choice.config;
+    plan.dynamic = choice.dynamic;
+  }
   plan.direct = even ? choice.direct : 0;
 
   if (even) {

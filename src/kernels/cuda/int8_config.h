@@ -7,9 +7,6 @@
 
 namespace turboquant::cuda {
 
-// Longer items than this are better cut up among the slim configuration's more warps: a warp's own
-// latency, not memory, is then the limit.
-inline constexpr int kMostWidePages = 160;
 // Query rows of one tensor-core column block: 4 rows x {high, low} byte.
 inline constexpr int kRowsPerTile = 4;
 inline constexpr int kMaxPartials = 64;
@@ -24,10 +21,17 @@ struct Int8Config {
   constexpr int Barriers() const { return stages > 0 ? stages : 2; }
 };
 
-// Configurations by index: kWide is for one CTA an SM, kSlim for many items; those above are built
-// for plain rows of head_dim 128 alone.
-inline constexpr int kWideConfig = 0, kSlimConfig = 1;
-inline constexpr int kInt8Configs = 10;
+// Configurations by index. Few sequences and heads: one CTA of many warps an SM (wide), whose warps
+// ask for keys and values apart when their items are long. Many: more and smaller CTAs. Those of
+// long items are built for plain rows of head_dim 128 alone; other shapes run the one beside them.
+// Chosen by bench/cuda_sweep.cuh.
+inline constexpr int kWideConfig = 0, kSlimConfig = 1, kWideLongConfig = 2, kSlimLongConfig = 3;
+inline constexpr int kInt8Configs = 4;
+
+// The configuration that serves every shape in place of one that does not.
+constexpr int CommonConfig(int index) {
+  return index == kWideLongConfig ? kWideConfig : index == kSlimLongConfig ? kSlimConfig : index;
+}
 
 constexpr int StageBytes(int k_bits, int v_bits, int head_dim, bool extras) {
   // The record, and room for the page's key mean (fp16).
@@ -42,13 +46,10 @@ constexpr Int8Config Int8ConfigOf(int k_bits, int v_bits, int head_dim, int tile
   if (k_bits < 2 || k_bits > 4) return {0, 0, 0};
   const bool large = k_bits + v_bits >= 7;
   const bool slim = index == kSlimConfig;
-  if (index > kSlimConfig) {
-    if (head_dim != 128 || tiles != 1 || !same) return {0, 0, 0};
-    constexpr Int8Config kFour[] = {{4, 2, 2}, {8, 0, 2},  {16, 0, 1}, {12, 2, 1},
-                                    {8, 3, 1}, {12, 0, 1}, {6, 2, 2},  {4, 0, 4}};
-    constexpr Int8Config kLess[] = {{8, 2, 1}, {8, 0, 2},  {16, 0, 1}, {12, 2, 1},
-                                    {8, 3, 1}, {16, 2, 1}, {4, 2, 3},  {4, 0, 4}};
-    return k_bits == 4 ? kFour[index - 2] : kLess[index - 2];
+  if (index == kWideLongConfig || index == kSlimLongConfig) {
+    if (head_dim != 128 || tiles != 1) return {0, 0, 0};
+    if (index == kSlimLongConfig) return {4, 0, 4};
+    return large ? Int8Config{12, 0, 1} : Int8Config{16, 0, 1};
   }
   if (head_dim == 128) {
     if (tiles == 1) return slim ? Int8Config{4, 2, large ? 3 : 4} : Int8Config{8, 2, large ? 1 : 2};
