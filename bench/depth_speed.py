@@ -5,7 +5,7 @@
       --states DIR -d 0,4096,16384 -n 16 -p 512@0,512@8192 -r 3 f16 q8_0 turbo4
 
 The first run of a cache at a depth decodes that many tokens and saves the state; every further one loads
-it. Rounds are interleaved (every contender once per round); medians, with their ratio to the first
+it. Rounds are interleaved (every contender once per round, in turning order); medians, with their ratio to the first
 contender. Prompts at a depth use the state of the next greater depth of -d, cut back.
 """
 
@@ -67,7 +67,8 @@ def main():
     memory = {}
     for round_index in range(arguments.rounds):
         for test in tests_of(arguments):
-            for contender in arguments.contenders:
+            turn = round_index % len(arguments.contenders)  # everyone comes first once
+            for contender in arguments.contenders[turn:] + arguments.contenders[:turn]:
                 figures = run(arguments, contender, test)
                 samples.setdefault((test, contender), []).append(
                     figures["prompt"] or figures["generation"]
