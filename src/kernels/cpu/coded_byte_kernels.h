@@ -101,8 +101,8 @@ TQ_INLINE void ScoreDword(const IntVec (&steps)[kGroups], const Query (&q)[kRows
     const IntVec high = SetDword(q[r].high + at);
     const IntVec low = SetDword(q[r].low + at);
     for (int g = 0; g < kGroups; ++g) {
-      sums->high[r][g] = _mm512_dpbusd_epi32(sums->high[r][g], steps[g], high);
-      sums->low[r][g] = _mm512_dpbusd_epi32(sums->low[r][g], steps[g], low);
+      sums->high[r][g] = AddDots(sums->high[r][g], steps[g], high);
+      sums->low[r][g] = AddDots(sums->low[r][g], steps[g], low);
     }
   }
 }
@@ -360,8 +360,8 @@ TQ_INLINE void AddGroup(const IntVec (&steps)[kPlanes], const ByteWeights& w, in
     const IntVec high = SetDword(w.high[r] + 4 * group);
     const IntVec low = SetDword(w.low[r] + 4 * group);
     for (int t = 0; t < kPlanes; ++t) {
-      sums->high[r][t] = _mm512_dpbusd_epi32(sums->high[r][t], high, steps[t]);
-      sums->low[r][t] = _mm512_dpbusd_epi32(sums->low[r][t], low, steps[t]);
+      sums->high[r][t] = AddDots(sums->high[r][t], high, steps[t]);
+      sums->low[r][t] = AddDots(sums->low[r][t], low, steps[t]);
     }
   }
 }
