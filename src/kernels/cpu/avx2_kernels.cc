@@ -5,6 +5,8 @@
 #include "kernels/cpu/codec_kernels.h"
 // Then what builds on the codec.
 #include "kernels/cpu/coded_float_kernels.h"
+#include "kernels/cpu/coded_trellis_float_kernels.h"
+// Then the entries of the table, which name them.
 #include "kernels/cpu/coded_format_kernels.h"
 #include "kernels/cpu/cpu_tables.h"
 #include "kernels/cpu/softmax_kernel.h"

@@ -101,8 +101,8 @@ TQ_INLINE void ScoreDword(const IntVec (&steps)[kGroups], const Query (&q)[kRows
     const IntVec high = SetDword(q[r].high + at);
     const IntVec low = SetDword(q[r].low + at);
     for (int g = 0; g < kGroups; ++g) {
-      sums->high[r][g] = _mm512_dpbusd_epi32(sums->high[r][g], steps[g], high);
-      sums->low[r][g] = _mm512_dpbusd_epi32(sums->low[r][g], steps[g], low);
+      sums->high[r][g] = AddDots(sums->high[r][g], steps[g], high);
+      sums->low[r][g] = AddDots(sums->low[r][g], steps[g], low);
     }
   }
 }
@@ -360,8 +360,8 @@ TQ_INLINE void AddGroup(const IntVec (&steps)[kPlanes], const ByteWeights& w, in
     const IntVec high = SetDword(w.high[r] + 4 * group);
     const IntVec low = SetDword(w.low[r] + 4 * group);
     for (int t = 0; t < kPlanes; ++t) {
-      sums->high[r][t] = _mm512_dpbusd_epi32(sums->high[r][t], high, steps[t]);
-      sums->low[r][t] = _mm512_dpbusd_epi32(sums->low[r][t], low, steps[t]);
+      sums->high[r][t] = AddDots(sums->high[r][t], high, steps[t]);
+      sums->low[r][t] = AddDots(sums->low[r][t], low, steps[t]);
     }
   }
 }
@@ -420,16 +420,21 @@ TQ_INLINE void SumChunk(const uint8_t* codes, size_t group_bytes, int d, int k, 
   for (int r = 0; r < kRows; ++r) {
     for (int t = 0; t < kPlanes; ++t) sums.high[r][t] = sums.low[r][t] = ZeroInt();
   }
+  // The next block's lines are asked for one behind the other, whatever place of this one is read:
+  // the memory's own prefetching sees a stream.
+  const int chunks = ((kBits == 4 ? d / 2 : d / 4) + 15) / 16;
+  const size_t share = group_bytes / static_cast<size_t>(chunks);
+  const uint8_t* next =
+      codes + kSumCells / 4 * (group_bytes + static_cast<size_t>(k / 16) * share);
   for (int tile = 0; tile < kSumTiles; ++tile) {
     if ((w.tiles >> tile & 1u) == 0) continue;
     for (int group = 4 * tile; group < 4 * tile + 4; ++group) {
       IntVec steps[kPlanes];
       const uint8_t* at = codes + static_cast<size_t>(group) * group_bytes;
       LoadStepPlanes<kBits, kFirst, kPlanes>(at, k, lanes, runs, table, steps);
-      if constexpr (kFirst == 0) {  // the same place in the next block
-        const uint8_t* next = at + kSumCells / 4 * group_bytes;
-        __builtin_prefetch(next + 4 * k);
-        if constexpr (kBits == 3) __builtin_prefetch(next + runs.run0);
+      if constexpr (kFirst == 0) {
+        __builtin_prefetch(next + static_cast<size_t>(group) * share);
+        if constexpr (kBits == 3) __builtin_prefetch(next + static_cast<size_t>(group) * share + 64);
       }
       AddGroup<kRows, kPlanes>(steps, w, group, &sums);
     }

@@ -1,5 +1,6 @@
 // Which kernel serves which format: the entries coded_scores and coded_accumulate of a table. The
-// kernels of the scalar formats (coded_byte_kernels.h or coded_float_kernels.h) come first.
+// kernels of the formats come first: those on bytes (coded_byte_kernels.h, coded_step_kernels.h) or
+// those on f32 (coded_float_kernels.h, coded_trellis_float_kernels.h).
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_FORMAT_KERNELS_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_FORMAT_KERNELS_H_
 
@@ -8,47 +9,55 @@
 namespace turboquant {
 namespace {
 
+#ifdef TQ_STEP_KERNELS
+template <int kBits>
+void TrellisScores(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
+                   int ld) {
+  StepScores<TrellisSteps<kBits>>(k, prepared, rows, n, out, ld);
+}
+template <int kBits>
+void TrellisAccumulate(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o) {
+  StepAccumulate<TrellisSteps<kBits>>(v, p, ld, rows, n, o);
+}
+#endif
+
 void FormatScoresKernel(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
                         int ld) {
   switch (k.format) {
-    case Format::kTurbo2:
-    case Format::kTurbo3:
-    case Format::kTurbo4:
-      return CodedScoresKernel(k, prepared, rows, n, out, ld);
-#ifdef TQ_STEP_KERNELS
     case Format::kTurbo2t:
-      return StepScores<TrellisSteps<2>>(k, prepared, rows, n, out, ld);
+      return TrellisScores<2>(k, prepared, rows, n, out, ld);
     case Format::kTurbo3t:
-      return StepScores<TrellisSteps<3>>(k, prepared, rows, n, out, ld);
+      return TrellisScores<3>(k, prepared, rows, n, out, ld);
     case Format::kTurbo4t:
-      return StepScores<TrellisSteps<4>>(k, prepared, rows, n, out, ld);
+      return TrellisScores<4>(k, prepared, rows, n, out, ld);
     case Format::kTurbo8:
+#ifdef TQ_STEP_KERNELS
       return StepScores<WideSteps>(k, prepared, rows, n, out, ld);
+#else
+      return FallbackScores(k, prepared, rows, n, out, ld);
 #endif
     default:
-      return FallbackScores(k, prepared, rows, n, out, ld);
+      return CodedScoresKernel(k, prepared, rows, n, out, ld);
   }
 }
 
 void FormatAccumulateKernel(const CodedTiles& v, const float* p, int ld, int rows, int n,
                             float* o) {
   switch (v.format) {
-    case Format::kTurbo2:
-    case Format::kTurbo3:
-    case Format::kTurbo4:
-      return CodedAccumulateKernel(v, p, ld, rows, n, o);
-#ifdef TQ_STEP_KERNELS
     case Format::kTurbo2t:
-      return StepAccumulate<TrellisSteps<2>>(v, p, ld, rows, n, o);
+      return TrellisAccumulate<2>(v, p, ld, rows, n, o);
     case Format::kTurbo3t:
-      return StepAccumulate<TrellisSteps<3>>(v, p, ld, rows, n, o);
+      return TrellisAccumulate<3>(v, p, ld, rows, n, o);
     case Format::kTurbo4t:
-      return StepAccumulate<TrellisSteps<4>>(v, p, ld, rows, n, o);
+      return TrellisAccumulate<4>(v, p, ld, rows, n, o);
     case Format::kTurbo8:
+#ifdef TQ_STEP_KERNELS
       return StepAccumulate<WideSteps>(v, p, ld, rows, n, o);
+#else
+      return FallbackAccumulate(v, p, ld, rows, n, o);
 #endif
     default:
-      return FallbackAccumulate(v, p, ld, rows, n, o);
+      return CodedAccumulateKernel(v, p, ld, rows, n, o);
   }
 }
 

@@ -54,7 +54,7 @@ void LoadQueries(const uint8_t* prepared, int d, int row, int rows, StepQueries*
       const __mmask64 bytes = d - i < 64 ? (__mmask64{1} << (d - i)) - 1 : ~__mmask64{0};
       const IntVec high = _mm512_maskz_loadu_epi8(bytes, q.high + i);
       const IntVec low = _mm512_maskz_loadu_epi8(bytes, q.low + i);
-      sum = _mm512_dpbusd_epi32(sum, ones, high);
+      sum = AddDots(sum, ones, high);
       _mm512_store_si512(out->high[r] + i, _mm512_permutexvar_epi8(order, high));
       _mm512_store_si512(out->low[r] + i, _mm512_permutexvar_epi8(order, low));
     }
@@ -107,10 +107,10 @@ void ScoreSteps(const uint8_t* steps, const uint16_t* scales, int d, const StepQ
       const IntVec q_high = SetDword(q.high[r] + i);
       const IntVec q_low = SetDword(q.low[r] + i);
       for (int g = 0; g < kGroups; ++g) {
-        high[r][g] = _mm512_dpbusd_epi32(high[r][g], step[g], q_high);
-        low[r][g] = _mm512_dpbusd_epi32(low[r][g], step[g], q_low);
+        high[r][g] = AddDots(high[r][g], step[g], q_high);
+        low[r][g] = AddDots(low[r][g], step[g], q_low);
         if constexpr (kBytes == 2) {
-          low[r][g] = _mm512_dpbusd_epi32(low[r][g], step_low[g], q_high);
+          low[r][g] = AddDots(low[r][g], step_low[g], q_high);
         }
       }
     }
@@ -223,8 +223,7 @@ void SumSteps(const StepBlock& block, const ByteWeights& w, float unit, int valu
           for (int t = 0; t < kPlanes; ++t) {
             const IntVec low = _mm512_load_si512(at + 64 * (vectors + t));
             for (int r = 0; r < kRows; ++r) {
-              sums.low[r][t] =
-                  _mm512_dpbusd_epi32(sums.low[r][t], SetDword(w.high[r] + 4 * group), low);
+              sums.low[r][t] = AddDots(sums.low[r][t], SetDword(w.high[r] + 4 * group), low);
             }
           }
         }

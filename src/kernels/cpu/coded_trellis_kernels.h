@@ -6,16 +6,11 @@
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_TRELLIS_KERNELS_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_TRELLIS_KERNELS_H_
 
-#include "codec/trellis.h"
 #include "kernels/cpu/coded_step_kernels.h"
+#include "kernels/cpu/trellis_planes.h"
 
 namespace turboquant {
 namespace {
-
-// The code that the cache uses with kBits bits a value.
-template <int kBits>
-constexpr TrellisView kCacheTrellis = Trellis(kBits,
-                                              TrellisMemory(static_cast<Format>(16 + kBits)));
 
 // The alphabet's steps plus kOffset, repeated: index bits above the code do not matter.
 template <int kBits, int kOffset>
@@ -29,45 +24,6 @@ struct AlphabetTable {
 };
 template <int kBits, int kOffset>
 constexpr AlphabetTable<kBits, kOffset> kAlphabetTable;
-
-// ---- planes to indices ----
-
-// Eight vectors of one index a byte from the planes of 8 values a byte (planes 0 and 1: the low and
-// high bit of the subset, then the refinement): byte b of idx[e] is the index of value e of byte b.
-// Bits above the index are left as they fall.
-template <int kBits>
-TQ_INLINE void IndexBytes(const IntVec (&plane)[kBits + 1], IntVec (&idx)[8]) {
-  constexpr uint32_t kEven = 0x55555555;
-  constexpr uint32_t kLowPairs = 0x33333333;
-  const IntVec even = SelectBits<kEven>(plane[0], ShiftLeft<1>(plane[1]));
-  const IntVec odd = SelectBits<kEven>(ShiftRight<1>(plane[0]), plane[1]);
-  if constexpr (kBits == 2) {
-    constexpr uint32_t kThird = 0x44444444;
-    idx[0] = SelectBits<kThird>(ShiftLeft<2>(plane[2]), even);
-    idx[1] = SelectBits<kThird>(ShiftLeft<1>(plane[2]), odd);
-    idx[2] = SelectBits<kThird>(plane[2], ShiftRight<2>(even));
-    idx[3] = SelectBits<kThird>(ShiftRight<1>(plane[2]), ShiftRight<2>(odd));
-  } else {
-    const IntVec even2 = SelectBits<kEven>(plane[2], ShiftLeft<1>(plane[3]));
-    const IntVec odd2 = SelectBits<kEven>(ShiftRight<1>(plane[2]), plane[3]);
-    idx[0] = SelectBits<kLowPairs>(even, ShiftLeft<2>(even2));
-    idx[1] = SelectBits<kLowPairs>(odd, ShiftLeft<2>(odd2));
-    idx[2] = SelectBits<kLowPairs>(ShiftRight<2>(even), even2);
-    idx[3] = SelectBits<kLowPairs>(ShiftRight<2>(odd), odd2);
-  }
-  for (int e = 0; e < 4; ++e) idx[4 + e] = ShiftRight<4>(idx[e]);
-  if constexpr (kBits == 4) {
-    constexpr uint32_t kFifth = 0x10101010;
-    idx[0] = SelectBits<kFifth>(ShiftLeft<4>(plane[4]), idx[0]);
-    idx[1] = SelectBits<kFifth>(ShiftLeft<3>(plane[4]), idx[1]);
-    idx[2] = SelectBits<kFifth>(ShiftLeft<2>(plane[4]), idx[2]);
-    idx[3] = SelectBits<kFifth>(ShiftLeft<1>(plane[4]), idx[3]);
-    idx[4] = SelectBits<kFifth>(plane[4], idx[4]);
-    idx[5] = SelectBits<kFifth>(ShiftRight<1>(plane[4]), idx[5]);
-    idx[6] = SelectBits<kFifth>(ShiftRight<2>(plane[4]), idx[6]);
-    idx[7] = SelectBits<kFifth>(ShiftRight<3>(plane[4]), idx[7]);
-  }
-}
 
 template <int kBits, int kOffset>
 TQ_INLINE void LookupIndices(const IntVec (&idx)[8], IntVec (&steps)[8]) {

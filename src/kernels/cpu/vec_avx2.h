@@ -244,6 +244,7 @@ TQ_INLINE IntVec QuadChoice(IntVec choice) { return choice; }
 TQ_INLINE FloatVec InQuad(FloatVec v, IntVec choice) { return _mm256_permutevar_ps(v, choice); }
 TQ_INLINE FloatVec Min(FloatVec a, FloatVec b) { return _mm256_min_ps(a, b); }
 TQ_INLINE IntVec Or(IntVec a, IntVec b) { return _mm256_or_si256(a, b); }
+TQ_INLINE IntVec Xor(IntVec a, IntVec b) { return _mm256_xor_si256(a, b); }
 TQ_INLINE IntVec WhereLess(FloatVec a, FloatVec b, int value, IntVec old) {
   return _mm256_blendv_epi8(old, _mm256_set1_epi32(value),
                             _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));

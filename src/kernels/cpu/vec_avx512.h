@@ -128,6 +128,12 @@ TQ_INLINE void FoldFour(const FloatVec (&v)[4], float* out) {
 
 TQ_INLINE IntVec LoadInt(const uint32_t* p) { return _mm512_loadu_si512(p); }
 TQ_INLINE void StoreInt(uint32_t* p, IntVec v) { _mm512_storeu_si512(p, v); }
+// sum + four products a lane of unsigned and signed bytes. Of the intrinsic, compilers make copies of
+// the sum that take the ports of the dot products.
+TQ_INLINE IntVec AddDots(IntVec sum, IntVec unsigned_bytes, IntVec signed_bytes) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
+  return sum;
+}
 TQ_INLINE IntVec ZeroInt() { return _mm512_setzero_si512(); }
 template <int kBits>
 TQ_INLINE IntVec ShiftRight(IntVec v) {

@@ -109,6 +109,7 @@ TQ_INLINE IntVec AddWhereGreater(IntVec idx, FloatVec u, FloatVec t, int step) {
   return vaddq_u32(idx, vandq_u32(vcgtq_f32(u, t), vdupq_n_u32(static_cast<uint32_t>(step))));
 }
 TQ_INLINE IntVec Or(IntVec a, IntVec b) { return vorrq_u32(a, b); }
+TQ_INLINE IntVec Xor(IntVec a, IntVec b) { return veorq_u32(a, b); }
 
 TQ_INLINE IntVec LoadBytes(const uint8_t* p) {
   uint32_t word;
