@@ -500,17 +500,32 @@ long ResidentKib() {
   return 0;
 }
 
-// Every cell of a 16384-cell cache is written: one prompt, copied into all streams.
+// Every cell of a cache is written: one prompt, copied into all streams, or (unified) its state read
+// into one sequence after the other.
 void Memory(Run* run) {
   Options o = run->options;
-  o.seqs = 16;
-  o.ctx = 16384;
+  o.seqs = o.ctx / 1024;
   const long before = ResidentKib();
-  Session s(run, o, "memory/");
-  for (int i = 0; i < 2; ++i) s.Decode(Slice(run->text, 512 * i, 512));
-  s.Probe("prompt");
-  for (int seq = 1; seq < o.seqs; ++seq) llama_memory_seq_cp(s.memory(), 0, seq, -1, -1);
-  std::printf("rss_growth_kib %ld\n", ResidentKib() - before);
+  {
+    Session s(run, o, "memory/");
+    for (int n : {512, o.unified ? 512 : 508}) s.Decode(Slice(run->text, 0, n));
+    s.Probe("prompt");
+    Bytes state;
+    if (o.unified) state = s.SeqState(0);
+    for (int seq = 1; seq < o.seqs; ++seq) {
+      if (o.unified) {
+        run->Check("filled", llama_state_seq_set_data(s.ctx(), state.data(), state.size(), seq) ==
+                                 state.size());
+      } else {
+        llama_memory_seq_cp(s.memory(), 0, seq, -1, -1);
+      }
+    }
+    Bytes().swap(state);
+    if (!o.unified) {  // the host copies when it decodes next
+      for (int seq = 0; seq < o.seqs; ++seq) s.Decode(Slice(run->text, seq, 1), seq);
+    }
+    std::printf("rss_growth_kib %ld\nrss_kib %ld\n", ResidentKib() - before, ResidentKib());
+  }
 }
 
 // A prompt in a sequence of each stream, then tokens of both in one batch, a sequence copied over
