@@ -27,7 +27,7 @@ int BenchAttentionCommand(const BenchAttentionOptions& options) {
   if (options.group > 0) run.group = options.group;
   if (options.quick) {
     run.tokens = {1, 128};
-    run.cells = {4096};
+    run.cells = {1024, 4096};
     run.rounds = 3;
   }
   if (!options.tokens.empty()) run.tokens = options.tokens;

@@ -34,7 +34,7 @@ struct BenchAttentionOptions {
   int kv_heads = 0;          // 0: 2, cuda: 8
   int group = 0;             // 0: 6, cuda: 4
   std::vector<int> tokens;   // empty: 1 and 512, quick: 1 and 128
-  std::vector<int> cells;    // empty: 1024, 4096 and 16384, quick: 4096; cuda: 8, 32, 128 Ki
+  std::vector<int> cells;    // empty: 1024, 4096 and 16384, quick: 1024, 4096; cuda: 8, 32, 128 Ki
   std::vector<int> threads;  // empty: 1 and 2
   int rounds = 0;            // 0: 5, quick: 3
   double sample_ms = 0;      // 0: 10

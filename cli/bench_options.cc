@@ -92,7 +92,7 @@ void AddAttention(CLI::App* app, BenchArguments* arguments) {
       ->check(CLI::Range(1, 1000));
   app->add_option("--sample-ms", options->sample_ms, "least time of one sample (default: 10)")
       ->check(CLI::Range(0.001, 10000.0));
-  app->add_flag("--quick", options->quick, "4096 cells, 1 and 128 tokens, 3 rounds");
+  app->add_flag("--quick", options->quick, "1024 and 4096 cells, 1 and 128 tokens, 3 rounds");
   app->add_option("--device", options->device, "cpu or cuda")
       ->capture_default_str()
       ->check(CLI::IsMember({"cpu", "cuda"}));
