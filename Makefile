@@ -40,11 +40,16 @@ endef
 build: setup ## Build the plugin and the command line tool into build/release
 	$(call configure_and_build,release,)
 
-run: build ## Generate text on stock llama.cpp with a compressed KV cache, next to f16
+run: build ## Generate text on stock llama.cpp with a compressed KV cache; memory, speed, loss next to f16
 	@echo "[run] stock llama.cpp, SmolLM2-135M-Instruct, KV cache: $(KV)"
 	@$(RELEASE_DIR)/cli/turboquant run -m "$$(tools/setup/model --print-path)" \
 	  --llama-bin "$$(tools/setup/llama_cpp --print-bin)" \
 	  --kv "$(KV)" -n 160 -c 4096 -p "$(PROMPT)"
+	@echo
+	@echo "[run] loss on 1024 tokens of README.md: KL divergence (KLD) from f16, 0 is none; beside stock q4_0"
+	@bench/quality.py -m "$$(tools/setup/model --print-path)" \
+	  --llama-bin "$$(tools/setup/llama_cpp --print-bin)" \
+	  --corpus README.md -c 1024 --chunks 1 "$(KV)" q4_0
 
 test: setup ## Build everything and run all tests
 	$(call configure_and_build,ci,-DTURBOQUANT_REQUIRE_HOST=ON)

@@ -24,7 +24,7 @@ struct Findings {
   std::string tool_version;  // its own words
   GgmlVersion ggml;
   std::string plugin;
-  bool plugin_loads = false;
+  std::optional<bool> plugin_loads;  // nothing: not tried
   std::string kernels;
   std::string policy;
   std::optional<CompressionLine> compression;
@@ -68,7 +68,7 @@ Status TryPlugin(const DoctorOptions& options, const Policy& policy, Findings* f
   const LlamaLog log = ParseLlamaLog(run.value().err, findings->plugin);
   findings->compression = log.compression;
   findings->plugin_loads = log.plugin_loaded.value_or(log.compression.has_value());
-  if (!findings->plugin_loads) {
+  if (!*findings->plugin_loads) {
     return Unsupported("the plugin does not load: " + LoadFailure(log, run.value()));
   }
   if (run.value().exit_code != 0) {
@@ -101,14 +101,14 @@ Status Examine(const DoctorOptions& options, Findings* findings) {
   findings->tool = tool.value();
   findings->tool_version = ToolVersion(findings->tool);
   findings->ggml = FindGgmlVersion(findings->tool);
+  const Result<std::string> plugin = FindPlugin();
+  if (!plugin.ok()) return plugin.status();
+  findings->plugin = plugin.value();
   if (!options.model.empty()) {
     const Result<GgufModel> model = ReadGgufFile(options.model);
     if (!model.ok()) return model.status();
     if (Status s = CheckHasKvCache(model.value(), options.model); !s.ok()) return s;
   }
-  const Result<std::string> plugin = FindPlugin();
-  if (!plugin.ok()) return plugin.status();
-  findings->plugin = plugin.value();
   return TryPlugin(options, policy.value(), findings);
 }
 
@@ -126,9 +126,10 @@ void PrintFindings(const DoctorOptions& options, const Findings& findings) {
                    : findings.ggml.version +
                          (findings.ggml.commit.empty() ? "" : " (" + findings.ggml.commit + ")") +
                          "  " + findings.ggml.library);
-  line("plugin", findings.plugin.empty()
-                     ? "not found"
-                     : findings.plugin + (findings.plugin_loads ? "  loads" : "  DOES NOT LOAD"));
+  line("plugin", findings.plugin.empty()  ? "not found"
+                 : !findings.plugin_loads ? findings.plugin + "  not tried"
+                 : *findings.plugin_loads ? findings.plugin + "  loads"
+                                          : findings.plugin + "  DOES NOT LOAD");
   line("kernels", OrUnknown(findings.kernels));
   line("policy", OrUnknown(findings.policy));
   if (findings.compression) {
@@ -158,7 +159,9 @@ Json FindingsJson(const DoctorOptions& options, const Findings& findings) {
                 {{"version", findings.ggml.version},
                  {"commit", findings.ggml.commit},
                  {"library", findings.ggml.library}}},
-               {"plugin", {{"path", findings.plugin}, {"loads", findings.plugin_loads}}},
+               {"plugin",
+                {{"path", findings.plugin},
+                 {"loads", findings.plugin_loads ? Json(*findings.plugin_loads) : Json(nullptr)}}},
                {"kernels", findings.kernels},
                {"policy", findings.policy},
                {"model", options.model.empty() ? Json(nullptr) : Json(options.model)},

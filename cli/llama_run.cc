@@ -32,7 +32,7 @@ Status CheckCompressed(const LlamaLog& log) {
   if (!log.plugin_lines.empty()) {
     reason = log.plugin_lines.back();
   } else if (!log.load_error.empty()) {
-    reason = log.load_error;
+    reason = log.load_error + "; 'turboquant doctor' shows which files are used";
   }
   return Unsupported("the KV cache was NOT compressed: " + reason);
 }

@@ -41,13 +41,22 @@ constexpr char kDescription[] =
     "  turboquant validate --svg plot.svg\n"
     "  turboquant bench kernels --quick";
 
-constexpr char kFooter[] =
-    "Formats: turbo2 turbo3 turbo4, turbo2t turbo3t turbo4t (trellis: better, slower), turbo8, f16.\n"
+constexpr char kExitCodes[] = "Exit codes: 0 ok, 1 failure, 2 wrong usage, 3 not supported here.";
+
+// Of the commands that run llama.cpp.
+constexpr char kCacheFooter[] =
+    "Formats: turbo2 turbo3 turbo4, turbo2t turbo3t turbo4t (trellis: better, slower), turbo8, "
+    "f16.\n"
     "Presets: quality, balanced (default), small.\n"
     "A SPEC is a preset or format and settings: k=turbo4,v=turbo3,sink=4,tail=128,center=on\n"
     "Environment: TURBOQUANT_KV (SPEC), TURBOQUANT_LLAMA_BIN (folder of llama.cpp's tools),\n"
-    "  TURBOQUANT_PLUGIN (path of libggml-turboquant.so), TURBOQUANT_CACHE, NO_COLOR.\n"
-    "Exit codes: 0 ok, 1 failure, 2 wrong usage, 3 not supported here.";
+    "  TURBOQUANT_PLUGIN (path of libggml-turboquant.so), TURBOQUANT_CACHE, NO_COLOR.\n";
+
+constexpr char kEncodeFooter[] =
+    "Options of a codec, as far as it has them; the message of a wrong one names those it has:\n"
+    "  rotation=wht|haar|none  seed=N  scale=ls|norm|matched|unbiased  codebook=gauss|beta\n"
+    "  states=4..256  projection=orthogonal|gaussian  split=half|outlier  channels=0-15+40-55\n"
+    "  group=16..512\n";
 
 constexpr char kRunDescription[] =
     "Generates text with stock llama.cpp and a compressed KV cache, then shows memory and speed\n"
@@ -99,8 +108,7 @@ void AddRun(CLI::App* app, RunOptions* options) {
   app->add_option("-f,--file", options->prompt_file, "file that holds the prompt")
       ->excludes(prompt)
       ->check(CLI::ExistingFile);
-  app->add_option("--kv", options->kv, "format of the KV cache: a SPEC, see turboquant --help")
-      ->type_name("SPEC");
+  app->add_option("--kv", options->kv, "format of the KV cache, see below")->type_name("SPEC");
   app->add_option("-n,--predict", options->predict, "tokens to generate")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 24));
@@ -121,7 +129,7 @@ void AddRun(CLI::App* app, RunOptions* options) {
 
 void AddDoctor(CLI::App* app, DoctorOptions* options) {
   app->add_option("-m,--model", options->model, "also check this model's KV cache");
-  app->add_option("--kv", options->kv, "policy to check with")->type_name("SPEC");
+  app->add_option("--kv", options->kv, "policy to check with, see below")->type_name("SPEC");
   app->add_option("--llama-bin", options->llama_bin, "folder of llama.cpp's tools")
       ->type_name("DIR");
   app->add_flag("--json", options->json, "print one JSON document");
@@ -157,7 +165,7 @@ void AddRaw(CLI::App* app, RawOptions* raw) {
 void AddEncode(CLI::App* app, EncodeOptions* options) {
   app->add_option("input", options->input, "array to compress")->required();
   app->add_option("output", options->output, "row file to write")->required();
-  app->add_option("--codec", options->codec, "codec, see above")
+  app->add_option("--codec", options->codec, "codec, see above and below")
       ->capture_default_str()
       ->type_name("SPEC");
   app->add_option("--head-dim", options->head_dim,
@@ -231,7 +239,7 @@ int Main(int argc, char** argv) {
   for (++i; i < argc; ++i) run.passthrough.emplace_back(argv[i]);
 
   CLI::App app(kDescription, "turboquant");
-  app.footer(kFooter);
+  app.footer(kExitCodes);
   app.set_version_flag("--version", std::string("turboquant ") + turboquant::BuildVersion());
   app.require_subcommand(1);
   std::vector<std::pair<CLI::App*, std::function<int()>>> commands;
@@ -249,7 +257,15 @@ int Main(int argc, char** argv) {
   add("search", kSearchDescription, AddSearch, turboquant::SearchCommand, &search);
   add("codebook", kCodebookDescription, AddCodebook, turboquant::CodebookCommand, &codebook);
   add("validate", kValidateDescription, AddValidate, turboquant::ValidateCommand, &validate);
-  add("bench", turboquant::kBenchDescription, turboquant::AddBench, turboquant::BenchCommand, &bench);
+  add("bench", turboquant::kBenchDescription, turboquant::AddBench, turboquant::BenchCommand,
+      &bench);
+  app.footer(std::string(kCacheFooter) + kExitCodes);
+  CLI::App* const bench_app = app.get_subcommand("bench");
+  for (CLI::App* sub : {app.get_subcommand("run"), app.get_subcommand("doctor"),
+                        bench_app->get_subcommand("attention"), bench_app->get_subcommand("e2e")}) {
+    sub->footer(app.get_footer());
+  }
+  app.get_subcommand("encode")->footer(std::string(kEncodeFooter) + kExitCodes);
   bench.output.command_line = turboquant::CommandLineText(own);
 
   if (argc == 1) {

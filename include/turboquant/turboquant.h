@@ -142,7 +142,7 @@ TQ_API const char* tq_codec_name(size_t index);
 TQ_API const char* tq_codec_summary(size_t index);
 
 /* A codec from a spec: a name and options, "turbo3", "turbo4:scale=unbiased", "turbo2t:states=16",
- * "turbo3:rotation=haar,seed=7" (README, "Codecs"). head_dim: values of a row, a multiple of 16
+ * "turbo3:rotation=haar,seed=7" (docs/API.md, "Codecs"). head_dim: values of a row, a multiple of 16
  * from 16 to 1024 whose odd part is at most 63 (64, 80, 96, 128, 192, 256, 576, 768, 1024, ...).
  * Errors: INVALID_ARGUMENT (spec, head_dim; the message names what is allowed), OUT_OF_MEMORY. */
 TQ_API tq_status tq_codec_create(const char* spec, int32_t head_dim, const tq_options* options,

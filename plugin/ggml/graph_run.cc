@@ -455,16 +455,14 @@ void GraphRun::Flush(Pending* pending) {
 // and commits it; with few rows that thread encodes them too, since meeting would cost more.
 void GraphRun::FlushDue(int ith, int nth) {
   const int sides = static_cast<int>(due_.size());
-  bool few = true;
-  for (const Pending* p : due_) few = few && p->rows < kSerialRows;
   for (int i = ith; i < sides; i += nth) {
-    if (few) {
+    if (few_due_) {
       Flush(due_[i]);
     } else {
       PlanFlush(due_[i]);
     }
   }
-  if (few) return;
+  if (few_due_) return;
   barrier_.Wait(nth);
   for (Pending* p : due_) EncodeFlush(p, ith, nth);
   barrier_.Wait(nth);
@@ -648,9 +646,13 @@ void GraphRun::PrepareAttention(const Task& task, int nth) {
   attention_.Prepare();
   share_.Start(attention_.attend_items(), nth);
   due_.clear();
+  few_due_ = true;
   for (KvTensor* side : {task.k, task.shared ? nullptr : task.v}) {
     if (side == nullptr) continue;
-    if (Pending* p = PendingOf(side)) due_.push_back(p);
+    if (Pending* p = PendingOf(side)) {
+      due_.push_back(p);
+      few_due_ = few_due_ && p->rows < kSerialRows;
+    }
   }
 }
 

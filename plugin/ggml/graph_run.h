@@ -74,7 +74,8 @@ class GraphRun {
   std::deque<Task> tasks_;  // the first num_tasks_ are in use; all keep their memory
   size_t num_tasks_ = 0;
   std::vector<std::unique_ptr<Pending>> pending_;
-  std::vector<Pending*> due_;
+  std::vector<Pending*> due_;  // with few_due_: set while one thread prepares an attention
+  bool few_due_ = false;
   AttentionRun attention_;
   std::vector<float> slopes_;
   std::deque<std::vector<uint16_t>> decoded_rows_;  // exact on one side only

@@ -377,6 +377,10 @@ TEST_F(EndToEnd, DoctorSaysWhyNot) {
   environment_["FAKE_MODE"] = std::nullopt;
   EXPECT_EQ(Run({"doctor", "--kv", "nonsense"}).exit_code, 2);
   EXPECT_EQ(Run({"doctor", "--kv", "f16"}).exit_code, 1);
+  run = Run({"doctor", "-m", (dir_ / "none.gguf").string()});
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_TRUE(Has(run.err, "does not exist")) << run.err;
+  EXPECT_TRUE(Has(run.out, Plugin() + "  not tried")) << run.out;
   environment_["TURBOQUANT_PLUGIN"] = "/gone.so";
   EXPECT_EQ(Run({"doctor"}).exit_code, 1);
   environment_["TURBOQUANT_LLAMA_BIN"] = "/gone";
@@ -389,11 +393,18 @@ TEST_F(EndToEnd, HelpAndVersion) {
   auto run = Run({"--version"});
   EXPECT_EQ(run.exit_code, 0);
   EXPECT_TRUE(Has(run.out, "turboquant ")) << run.out;
-  for (const std::vector<std::string>& arguments :
-       {std::vector<std::string>{}, {"--help"}, {"run", "--help"}, {"doctor", "--help"}}) {
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{},
+                                                    {"--help"},
+                                                    {"run", "--help"},
+                                                    {"doctor", "--help"},
+                                                    {"encode", "--help"}}) {
     run = Run(arguments);
     EXPECT_EQ(run.exit_code, 0);
     EXPECT_TRUE(Has(run.out, "Exit codes")) << run.out;
+    // A SPEC is a policy here and a codec there.
+    const bool codec = !arguments.empty() && arguments[0] == "encode";
+    EXPECT_EQ(Has(run.out, "k=turbo4"), !codec) << run.out;
+    EXPECT_EQ(Has(run.out, "projection="), codec) << run.out;
   }
 }
 
