@@ -160,7 +160,30 @@ std::vector<Shape> Shapes(bool quick) {
     shapes.push_back({"pair path B8 32K", format, format, 128, 8, 4, 1, even(8, 32768), 0, 0,
                       TQ_CUDA_PATH_PAIR});
   }
-  shapes.push_back({"d80 B8 8K", 4, 4, 80, 8, 4, 1, even(8, 8192)});
+  for (const int format : {4, 3}) {
+    shapes.push_back({"GQA8 q_len 2 B8 32K", format, format, 128, 8, 8, 2, even(8, 32768)});
+    shapes.push_back({"GQA4 q_len 2 B8 32K", format, format, 128, 8, 4, 2, even(8, 32768)});
+    shapes.push_back({"q_len 4 B1 32K", format, format, 128, 8, 4, 4, even(1, 32768)});
+    shapes.push_back({"d64 q_len 4 B8 32K", format, format, 64, 8, 4, 4, even(8, 32768)});
+    shapes.push_back({"d256 GQA8 B8 32K", format, format, 256, 8, 8, 1, even(8, 32768)});
+    for (const int d : {80, 96, 192}) {
+      shapes.push_back(
+          {"d" + std::to_string(d) + " B8 32K", format, format, d, 8, 4, 1, even(8, 32768)});
+    }
+    shapes.push_back({"d96 MHA B8 8K", format, format, 96, 32, 1, 1, even(8, 8192)});
+  }
+  for (const auto& [k, v] :
+       {std::pair(20, 20), std::pair(20, 19), std::pair(19, 19), std::pair(18, 18)}) {
+    shapes.push_back({"trellis B8 32K", k, v, 128, 8, 4, 1, even(8, 32768)});
+    shapes.push_back({"trellis d64 B8 32K", k, v, 64, 8, 4, 1, even(8, 32768)});
+  }
+  for (const int d : {80, 96, 192, 256}) {
+    shapes.push_back(
+        {"trellis d" + std::to_string(d) + " B8 32K", 20, 19, d, 8, 4, 1, even(8, 32768)});
+  }
+  shapes.push_back({"turbo8 B8 32K", 8, 8, 128, 8, 4, 1, even(8, 32768)});
+  shapes.push_back({"turbo3 keys turbo4 values B8 32K", 3, 4, 128, 8, 4, 1, even(8, 32768)});
+  shapes.push_back({"turbo8 keys turbo4 values B8 32K", 8, 4, 128, 8, 4, 1, even(8, 32768)});
   return shapes;
 }
 
