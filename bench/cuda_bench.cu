@@ -3,7 +3,9 @@
 // are medians of CUDA-graph replays, every timed shape is checked against the double reference
 // first.
 //
-//   cuda_speed [--quick] [--only attention|encode|scores|sweep] OUT.json
+//   cuda_speed [--quick] [--only attention|encode|scores|sweep] [--name TEXT]... OUT.json
+//
+// --name: shapes of attention whose name contains one of the texts.
 #include "bench/cuda_bench_lib.cuh"
 #include "bench/cuda_sweep.cuh"
 
@@ -190,18 +192,27 @@ std::vector<Shape> Shapes(bool quick) {
 int Main(int argc, char** argv) {
   bool quick = false;
   std::string only, path;
+  std::vector<std::string> names;
+  const auto wanted = [&names](const Shape& s) {
+    return names.empty() || std::any_of(names.begin(), names.end(), [&s](const std::string& n) {
+             return s.name.find(n) != std::string::npos;
+           });
+  };
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) {
       quick = true;
     } else if (std::strcmp(argv[i], "--only") == 0 && i + 1 < argc) {
       only = argv[++i];
+    } else if (std::strcmp(argv[i], "--name") == 0 && i + 1 < argc) {
+      names.push_back(argv[++i]);
     } else {
       path = argv[i];
     }
   }
   if (path.empty()) {
     std::fprintf(stderr,
-                 "usage: cuda_speed [--quick] [--only attention|encode|scores|sweep] OUT.json\n");
+                 "usage: cuda_speed [--quick] [--only attention|encode|scores|sweep] "
+                 "[--name TEXT]... OUT.json\n");
     return 2;
   }
   tq_cuda_device device{};
@@ -221,12 +232,14 @@ int Main(int argc, char** argv) {
     TimeScores(3, 4, &report);
   }
   if (only.empty() || only == "attention") {
-    for (const Shape& s : Shapes(quick)) ok = TimeAttention(s, device, roofline, &report) && ok;
+    for (const Shape& s : Shapes(quick)) {
+      if (wanted(s)) ok = TimeAttention(s, device, roofline, &report) && ok;
+    }
   }
   if (only == "sweep") {
     for (const Shape& s : Shapes(false)) {
       const bool plain = s.name[0] == 'B' && s.format_k == s.format_v;
-      if (!plain || (quick && s.format_k == 2)) continue;
+      if (!plain || !wanted(s) || (quick && s.format_k == 2)) continue;
       ok = SweepShape(s, device, roofline, &report) && ok;
     }
   }
