@@ -3,7 +3,9 @@
 // are medians of CUDA-graph replays, every timed shape is checked against the double reference
 // first.
 //
-//   cuda_speed [--quick] [--only attention|encode|scores|sweep] OUT.json
+//   cuda_speed [--quick] [--only attention|encode|scores|sweep] [--name TEXT]... OUT.json
+//
+// --name: shapes of attention whose name contains one of the texts.
 #include "bench/cuda_bench_lib.cuh"
 #include "bench/cuda_sweep.cuh"
 
@@ -160,25 +162,57 @@ std::vector<Shape> Shapes(bool quick) {
     shapes.push_back({"pair path B8 32K", format, format, 128, 8, 4, 1, even(8, 32768), 0, 0,
                       TQ_CUDA_PATH_PAIR});
   }
-  shapes.push_back({"d80 B8 8K", 4, 4, 80, 8, 4, 1, even(8, 8192)});
+  for (const int format : {4, 3}) {
+    shapes.push_back({"GQA8 q_len 2 B8 32K", format, format, 128, 8, 8, 2, even(8, 32768)});
+    shapes.push_back({"GQA4 q_len 2 B8 32K", format, format, 128, 8, 4, 2, even(8, 32768)});
+    shapes.push_back({"q_len 4 B1 32K", format, format, 128, 8, 4, 4, even(1, 32768)});
+    shapes.push_back({"d64 q_len 4 B8 32K", format, format, 64, 8, 4, 4, even(8, 32768)});
+    shapes.push_back({"d256 GQA8 B8 32K", format, format, 256, 8, 8, 1, even(8, 32768)});
+    for (const int d : {80, 96, 192}) {
+      shapes.push_back(
+          {"d" + std::to_string(d) + " B8 32K", format, format, d, 8, 4, 1, even(8, 32768)});
+    }
+    shapes.push_back({"d96 MHA B8 8K", format, format, 96, 32, 1, 1, even(8, 8192)});
+  }
+  for (const auto& [k, v] :
+       {std::pair(20, 20), std::pair(20, 19), std::pair(19, 19), std::pair(18, 18)}) {
+    shapes.push_back({"trellis B8 32K", k, v, 128, 8, 4, 1, even(8, 32768)});
+    shapes.push_back({"trellis d64 B8 32K", k, v, 64, 8, 4, 1, even(8, 32768)});
+  }
+  for (const int d : {80, 96, 192, 256}) {
+    shapes.push_back(
+        {"trellis d" + std::to_string(d) + " B8 32K", 20, 19, d, 8, 4, 1, even(8, 32768)});
+  }
+  shapes.push_back({"turbo8 B8 32K", 8, 8, 128, 8, 4, 1, even(8, 32768)});
+  shapes.push_back({"turbo3 keys turbo4 values B8 32K", 3, 4, 128, 8, 4, 1, even(8, 32768)});
+  shapes.push_back({"turbo8 keys turbo4 values B8 32K", 8, 4, 128, 8, 4, 1, even(8, 32768)});
   return shapes;
 }
 
 int Main(int argc, char** argv) {
   bool quick = false;
   std::string only, path;
+  std::vector<std::string> names;
+  const auto wanted = [&names](const Shape& s) {
+    return names.empty() || std::any_of(names.begin(), names.end(), [&s](const std::string& n) {
+             return s.name.find(n) != std::string::npos;
+           });
+  };
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) {
       quick = true;
     } else if (std::strcmp(argv[i], "--only") == 0 && i + 1 < argc) {
       only = argv[++i];
+    } else if (std::strcmp(argv[i], "--name") == 0 && i + 1 < argc) {
+      names.push_back(argv[++i]);
     } else {
       path = argv[i];
     }
   }
   if (path.empty()) {
     std::fprintf(stderr,
-                 "usage: cuda_speed [--quick] [--only attention|encode|scores|sweep] OUT.json\n");
+                 "usage: cuda_speed [--quick] [--only attention|encode|scores|sweep] "
+                 "[--name TEXT]... OUT.json\n");
     return 2;
   }
   tq_cuda_device device{};
@@ -198,12 +232,14 @@ int Main(int argc, char** argv) {
     TimeScores(3, 4, &report);
   }
   if (only.empty() || only == "attention") {
-    for (const Shape& s : Shapes(quick)) ok = TimeAttention(s, device, roofline, &report) && ok;
+    for (const Shape& s : Shapes(quick)) {
+      if (wanted(s)) ok = TimeAttention(s, device, roofline, &report) && ok;
+    }
   }
   if (only == "sweep") {
     for (const Shape& s : Shapes(false)) {
       const bool plain = s.name[0] == 'B' && s.format_k == s.format_v;
-      if (!plain || (quick && s.format_k == 2)) continue;
+      if (!plain || !wanted(s) || (quick && s.format_k == 2)) continue;
       ok = SweepShape(s, device, roofline, &report) && ok;
     }
   }

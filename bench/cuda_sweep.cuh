@@ -13,7 +13,6 @@ namespace {
 
 struct SweepResult {
   PlanChoice choice;
-  bool early = false;
   int splits = 0, items = 0, config = 0;
   double us = 0, error = 0;  // error: against the reference, or 1e30 if heads differ from the first
 };
@@ -25,15 +24,15 @@ class Sweep {
 
   // Times a plan; checks all of its output against the first plan's, and one head of it against
   // double.
-  SweepResult Measure(const PlanChoice& choice, bool early, int replays) {
+  SweepResult Measure(const PlanChoice& choice, int replays) {
     const AttentionPlan p = PlanAttention(request_, choice);
-    SweepResult r{choice, early, p.plan.splits, p.plan.num_items, p.plan.config, 0, 0};
+    SweepResult r{choice, p.plan.splits, p.plan.num_items, p.plan.config, 0, 0};
     const DeviceBuffer<tq_cuda_item> items(p.items);
     DeviceBuffer<uint8_t> workspace(p.plan.workspace_bytes);
     workspace.Fill(0);
     // Twice: the second run finds what the first left in the workspace.
     std::vector<float> out;
-    for (int i = 0; i < 2; ++i) out = cache_.Run(p.plan, items.get(), workspace.get(), early);
+    for (int i = 0; i < 2; ++i) out = cache_.Run(p.plan, items.get(), workspace.get());
     r.error = cache_.Check(out);
     if (first_.empty()) first_ = out;
     if (!Alike(out)) r.error = 1e30;
@@ -44,8 +43,7 @@ class Sweep {
     r.us = MedianTime(
         launches,
         [&](cudaStream_t stream, int k) {
-          tq_cuda_attention a = cache_.Attention(k % cache_.sets());
-          a.launch_early = early ? 1 : 0;
+          const tq_cuda_attention a = cache_.Attention(k % cache_.sets());
           tq_cuda_attend(&p.plan, &a, items.get(), workspace.get(), stream);
         },
         replays);
@@ -114,20 +112,17 @@ inline void AddSweepRow(const Shape& s, const SweepResult& r, const char* what, 
   std::snprintf(line, sizeof(line),
                 "{\"kind\":\"sweep\",\"what\":\"%s\",\"name\":\"%s\",\"k\":%d,\"v\":%d,"
                 "\"config\":%d,\"warps\":%d,\"stages\":%d,\"ctas\":%d,\"splits\":%d,\"items\":%d,"
-                "\"dynamic\":%d,\"direct\":%d,\"early\":%d,\"us\":%.3f,\"gbps\":%.1f,"
-                "\"error\":%.2e}",
+                "\"dynamic\":%d,\"us\":%.3f,\"gbps\":%.1f,\"error\":%.2e}",
                 what, s.name.c_str(), s.format_k, s.format_v, r.config, c.warps, c.stages,
-                c.ctas_per_sm, r.splits, r.items, r.choice.dynamic, r.choice.direct,
-                r.early ? 1 : 0, r.us, gbps, r.error);
+                c.ctas_per_sm, r.splits, r.items, r.choice.dynamic, r.us, gbps, r.error);
   report->Add(line);
 }
 
 inline void PrintSweepRow(const SweepResult& r, const char* what, const Int8Config& c,
                           double percent) {
-  std::printf("  %-7s cfg%d w%-2d s%d x%d splits %2d items %4d%s%s%s %8.2f us %5.1f %% err %.0e\n",
+  std::printf("  %-7s cfg%d w%-2d s%d x%d splits %2d items %4d%s %8.2f us %5.1f %% err %.0e\n",
               what, r.config, c.warps, c.stages, c.ctas_per_sm, r.splits, r.items,
-              r.choice.dynamic != 0 ? " dyn" : "", r.choice.direct != 0 ? " direct" : "",
-              r.early ? " early" : "", r.us, percent, r.error);
+              r.choice.dynamic != 0 ? " dyn" : "", r.us, percent, r.error);
 }
 
 // False: a plan's output is wrong.
@@ -136,8 +131,8 @@ inline bool SweepShape(const Shape& s, const tq_cuda_device& device, const Roofl
   Sweep sweep(s, device);
   bool ok = true;
   std::vector<SweepResult> all;
-  const auto measure = [&](const char* what, const PlanChoice& choice, bool early, int replays) {
-    const SweepResult r = sweep.Measure(choice, early, replays);
+  const auto measure = [&](const char* what, const PlanChoice& choice, int replays) {
+    const SweepResult r = sweep.Measure(choice, replays);
     AddSweepRow(s, r, what, sweep.Bytes() / r.us * 1e-3, report);
     const Int8Config c = Int8ConfigOf(s.format_k, s.format_v, s.head_dim, 1, r.config);
     if (!(r.error <= 1e-3)) {
@@ -151,28 +146,22 @@ inline bool SweepShape(const Shape& s, const tq_cuda_device& device, const Roofl
   };
   std::printf("%s k%d v%d (%.1f us at read bandwidth)\n", s.name.c_str(), s.format_k, s.format_v,
               sweep.Bytes() / roofline.read * 1e-3);
-  measure("plan", {}, false, 9);
+  measure("plan", {}, 9);
   for (int index = 0; index < kInt8Configs; ++index) {
     for (const int splits : sweep.Splits(index)) {
       for (const int dynamic : {0, 1}) {
-        all.push_back(measure("sweep", {index, splits, dynamic, 1}, false, 5));
+        all.push_back(measure("sweep", {index, splits, dynamic}, 5));
       }
     }
   }
   std::sort(all.begin(), all.end(),
             [](const SweepResult& x, const SweepResult& y) { return x.us < y.us; });
-  // The best again, longer, and with one thing changed at a time; the best without dynamic pages.
+  // The best again, longer; the best without dynamic pages.
   const size_t again = std::min<size_t>(all.size(), 5);
-  for (size_t i = 0; i < again; ++i) measure("best", all[i].choice, false, 11);
-  if (all.empty()) return ok;
-  PlanChoice best = all[0].choice;
-  best.direct = 0;
-  measure("ticket", best, false, 11);
-  best.direct = 1;
-  measure("early", best, true, 11);
+  for (size_t i = 0; i < again; ++i) measure("best", all[i].choice, 11);
   for (const SweepResult& r : all) {
     if (r.choice.dynamic != 0) continue;
-    measure("static", r.choice, false, 11);
+    measure("static", r.choice, 11);
     break;
   }
   std::fflush(stdout);

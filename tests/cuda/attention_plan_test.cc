@@ -104,6 +104,28 @@ TEST(AttentionPlan, ConfigurationFollowsTheWork) {
   EXPECT_EQ(PlanAttention(r).plan.dynamic, 0);
 }
 
+TEST(AttentionPlan, TheCacheIsReadOnceForAsManyRowsAsPossible) {
+  const std::vector<int> lens = {8192};
+  const auto tile = [&](int format, int head_dim, int rows) {
+    tq_cuda_plan_request r = Request(lens);
+    r.k_format = r.v_format = format, r.head_dim = head_dim, r.group = rows;
+    const AttentionPlan plan = PlanAttention(r);
+    EXPECT_EQ(plan.plan.path, TQ_CUDA_PATH_INT8);
+    return plan.plan.row_tile;
+  };
+  for (const int d : {64, 128}) {
+    EXPECT_EQ(tile(TQ_CUDA_TURBO3, d, 4), 4);
+    EXPECT_EQ(tile(TQ_CUDA_TURBO3, d, 5), 8);
+    EXPECT_EQ(tile(TQ_CUDA_TURBO3, d, 16), 16);
+    EXPECT_EQ(tile(TQ_CUDA_TURBO3T, d, 1), 8);
+    EXPECT_EQ(tile(TQ_CUDA_TURBO3T, d, 16), 8);
+  }
+  EXPECT_EQ(tile(TQ_CUDA_TURBO4, 256, 8), 8);
+  EXPECT_EQ(tile(TQ_CUDA_TURBO4, 256, 16), 8);
+  EXPECT_EQ(tile(TQ_CUDA_TURBO4, 96, 8), 4);
+  EXPECT_EQ(tile(TQ_CUDA_TURBO4T, 256, 8), 4);
+}
+
 TEST(AttentionPlan, UniformItemsAreThoseOfTheKernel) {
   const std::vector<int> lens(3, 1000), exact(3, 40);
   tq_cuda_plan_request r = Request(lens);
@@ -189,7 +211,7 @@ TEST(AttentionPlan, DeclinesWithASentence) {
   EXPECT_NE(why([](auto& r) { r.q_len = 17; }), "");
   EXPECT_NE(why([](auto& r) { r.window = -1; }), "");
   EXPECT_NE(why([](auto& r) { r.num_sms = 0; }), "");
-  EXPECT_NE(why([](auto& r) { r.head_dim = 80, r.path = TQ_CUDA_PATH_INT8; }), "");
+  EXPECT_NE(why([](auto& r) { r.k_format = TQ_CUDA_TURBO8, r.path = TQ_CUDA_PATH_INT8; }), "");
   const std::vector<int> negative = {-1};
   EXPECT_NE(why([&](auto& r) { r.coded_len = negative.data(); }), "");
 }

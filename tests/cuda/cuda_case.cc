@@ -264,6 +264,17 @@ std::vector<CudaCase> ConformanceCases() {
         [&, k = k, v = v](CudaCase& c) { c.k_format = k, c.v_format = v, c.coded_len = {333}; });
   }
   for (const int d : {64, 80, 96, 128, 192, 256}) {
+    for (const auto& [k, v] : std::vector<std::pair<int, int>>{
+             {4, 4}, {4, 3}, {3, 3}, {2, 2}, {20, 20}, {20, 19}, {19, 19}, {18, 18}}) {
+      if (k < 16 && (d == 64 || d == 128 || d == 256)) continue;
+      add("rows " + std::to_string(k) + "/" + std::to_string(v) + " d" + std::to_string(d),
+          [&](CudaCase& c) {
+            c.k_format = k, c.v_format = v, c.head_dim = d, c.coded_len = {700, 64, 0, 333};
+            c.tail = {40, 17, 3, 128}, c.sinks = 4, c.means = true, c.q_len = 2, c.group = 3;
+          });
+    }
+  }
+  for (const int d : {64, 80, 96, 128, 192, 256}) {
     for (const int format : {3, 4}) {
       add("pair path d" + std::to_string(d) + " turbo" + std::to_string(format), [&](CudaCase& c) {
         c.head_dim = d, c.k_format = c.v_format = format, c.path = TQ_CUDA_PATH_PAIR;
@@ -274,6 +285,11 @@ std::vector<CudaCase> ConformanceCases() {
   }
   for (const int group : {1, 2, 3, 4, 6, 7, 8, 12, 16}) {
     add("group " + std::to_string(group), [&](CudaCase& c) { c.group = group; });
+  }
+  for (const int d : {64, 128, 256}) {
+    add("16 rows d" + std::to_string(d), [&](CudaCase& c) {
+      c.head_dim = d, c.q_len = 4, c.coded_len = {1000, 140}, c.tail = {9, 30}, c.means = d == 128;
+    });
   }
   add("MQA 16", [](CudaCase& c) { c.group = 16, c.kv_heads = 1, c.coded_len = {2000}; });
   for (const int n : {1, 4, 16}) {

@@ -232,8 +232,7 @@ void CheckAttention(const CudaCase& c, const CudaTensors& t, const DeviceCase& d
                   "a replay gives other bits");
 }
 
-// The same plan run in other ways: handed over directly and launched early (the same bits), other
-// configurations and pages claimed at run time (the tolerance). All in one workspace.
+// The same plan with other configurations and pages claimed at run time. All in one workspace.
 void CheckVariants(const CudaCase& c, const CudaTensors& t, const DeviceCase& device,
                    const tq_cuda_device& gpu, const ReferenceOutput& reference, Verdict* verdict) {
   const tq_cuda_plan_request request = PlanRequest(c, t, gpu);
@@ -246,31 +245,19 @@ void CheckVariants(const CudaCase& c, const CudaTensors& t, const DeviceCase& de
   tq_cuda_attention p = device.params;
   p.out = out.get();
   p.lse = lse.get();
-  const auto run = [&](const tq_cuda_plan& plan, bool early) {
+  const auto run = [&](const tq_cuda_plan& plan) {
     out.Fill(0xFF);
-    p.launch_early = early ? 1 : 0;
     verdict->Expect(tq_cuda_attend(&plan, &p, items.get(), workspace.get(), nullptr) == TQ_CUDA_OK,
                     "variant");
     CheckCuda(cudaDeviceSynchronize(), c.name.c_str());
     return out.Download();
   };
-  const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
-    return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-  };
   tq_cuda_plan plan = base.plan;
-  plan.direct = 0;
-  const std::vector<float> first = run(plan, false);
-  verdict->Expect(same(first, run(plan, true)), "an early launch gives other bits");
-  if (plan.uniform != 0) {
-    plan.direct = 1;
-    for (int i = 0; i < 2; ++i) verdict->Expect(same(first, run(plan, i == 1)), "direct");
-  }
   for (int config = 0; config < kInt8Configs; ++config) {
     plan.config = config;
     for (const int dynamic : {0, 1}) {
       plan.dynamic = dynamic;
-      const double error =
-          WorstRow(run(plan, false), reference.out, static_cast<size_t>(c.head_dim));
+      const double error = WorstRow(run(plan), reference.out, static_cast<size_t>(c.head_dim));
       verdict->Expect(error <= kTolerance, "configuration " + std::to_string(config) +
                                                (dynamic != 0 ? " with claimed pages" : ""));
     }

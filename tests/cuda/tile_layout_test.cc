@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "codec/trellis.h"
 #include "kernels/cuda/byte_tables.h"
 #include "kernels/cuda/tile_convert.h"
 #include "kernels/cuda/token_words.h"
@@ -152,6 +153,19 @@ TEST(ByteTables, GiveTheStepsOfTheCodebook) {
     for (int code = 0; code < 1 << bits; ++code) {
       EXPECT_EQ(LookUp(tables, bits, CodeToNibble(bits, code)), CentroidSteps(bits)[code]);
       EXPECT_EQ(NibbleToCode(bits, CodeToNibble(bits, code)), code);
+    }
+  }
+}
+
+TEST(ByteTables, GiveTheStepsOfCanonicalRows) {
+  for (const TileFormat f : {TileFormat{2, false}, {3, false}, {4, false}, {2, true}, {3, true}}) {
+    const ByteTables tables = MakeRowTables(f);
+    const int index_bits = f.bits + (f.trellis ? 1 : 0);
+    const TrellisView trellis = Trellis(f.bits, TrellisMemory(f.bits));
+    const signed char* steps = f.trellis ? trellis.steps : CentroidSteps(f.bits);
+    EXPECT_EQ(tables.unit, f.trellis ? trellis.unit : CentroidUnit(f.bits));
+    for (int code = 0; code < 1 << index_bits; ++code) {
+      EXPECT_EQ(LookUp(tables, index_bits, code), steps[code]) << f.bits << f.trellis;
     }
   }
 }

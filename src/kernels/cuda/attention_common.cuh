@@ -41,6 +41,10 @@ struct AttentionArgs {
   uint32_t high_half;  // 0x100, see HighHalf
 };
 
+inline ByteTables MakeSideTables(TileFormat f, int head_dim) {
+  return OrderOf(f, head_dim) == TileOrder::kRows ? MakeRowTables(f) : MakeByteTables(f.bits);
+}
+
 inline AttentionArgs MakeAttentionArgs(const tq_cuda_plan& plan, const tq_cuda_attention& p,
                                        const tq_cuda_item* items, void* workspace,
                                        const RecordLayout& layout) {
@@ -65,8 +69,8 @@ inline AttentionArgs MakeAttentionArgs(const tq_cuda_plan& plan, const tq_cuda_a
   args.partials = reinterpret_cast<float*>(static_cast<uint8_t*>(workspace) + ticket_bytes);
   args.layout = layout;
   if (plan.path == TQ_CUDA_PATH_INT8) {
-    args.k_tables = MakeByteTables(p.cache.k_format);
-    args.v_tables = MakeByteTables(p.cache.v_format);
+    args.k_tables = MakeSideTables(layout.k, layout.head_dim);
+    args.v_tables = MakeSideTables(layout.v, layout.head_dim);
     args.high_half = 0x100;
   }
   return args;
@@ -99,18 +103,21 @@ __device__ __forceinline__ RowMask LoadRowMask(const AttentionArgs& a, int seque
   return MakeRowMask(total, a.p.q_len, query, a.p.window, tree);
 }
 
-// The bytes of n values of any type, asked for and not looked at: nothing waits for them yet.
+// The bytes of n values of any type, asked for and not looked at: nothing waits for them yet. One
+// value comes with its neighbour, whose place is even or odd as its own is.
 template <int n>
 struct RawValues {
   uint32_t words[n];  // 16-bit values fill the first half
 
   __device__ __forceinline__ void Load(const void* base, int dtype, int64_t at, bool there) {
     const int wide = dtype == TQ_CUDA_F32 ? 1 : 0;
+    if constexpr (n == 1) at = wide != 0 ? at : at & ~int64_t{1};
     const uint8_t* from = static_cast<const uint8_t*>(base) + (at << (1 + wide));
 #pragma unroll
     for (int i = 0; i < n; ++i) words[i] = 0;
+    if constexpr (n == 1) LoadIf(from, there, &words[0]);
 #pragma unroll
-    for (int i = 0; i < n; i += 2) {
+    for (int i = 0; i + 1 < n; i += 2) {
       const bool wanted = there && (i < n / 2 || wide != 0);
       if constexpr (n == 2) {
         LoadIf(from, wanted, &words[0]);
@@ -132,7 +139,8 @@ __device__ __forceinline__ float WordToFloat(uint32_t word, int half, int dtype)
 
 template <int n>
 __device__ __forceinline__ float RawValues<n>::Value(int dtype, int i) const {
-  return dtype == TQ_CUDA_F32 ? __uint_as_float(words[i]) : WordToFloat(words[i / 2], i & 1, dtype);
+  return dtype == TQ_CUDA_F32 ? __uint_as_float(words[n == 1 ? 0 : i])
+                              : WordToFloat(words[i / 2], i & 1, dtype);
 }
 
 // n (2, 4, 8 or 16) consecutive values; the address is aligned to n 16-bit values.
@@ -174,24 +182,30 @@ template <int n>
 __device__ __forceinline__ void StoreValues(void* base, int dtype, int64_t at,
                                             const float (&x)[n]) {
   if (dtype == TQ_CUDA_F32) {
-    float2* to = reinterpret_cast<float2*>(static_cast<float*>(base) + at);
+    float* to = static_cast<float*>(base) + at;
+    if constexpr (n == 1) to[0] = x[0];
 #pragma unroll
-    for (int i = 0; i < n / 2; ++i) to[i] = make_float2(x[2 * i], x[2 * i + 1]);
+    for (int i = 0; i < n / 2; ++i) {
+      reinterpret_cast<float2*>(to)[i] = make_float2(x[2 * i], x[2 * i + 1]);
+    }
     return;
   }
-  uint32_t words[n / 2];
+  uint32_t words[(n + 1) / 2];
 #pragma unroll
-  for (int i = 0; i < n / 2; ++i) {
+  for (int i = 0; i < (n + 1) / 2; ++i) {
+    const float second = 2 * i + 1 < n ? x[2 * i + 1] : 0.0f;
     if (dtype == TQ_CUDA_BF16) {
-      const __nv_bfloat162 v = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+      const __nv_bfloat162 v = __floats2bfloat162_rn(x[2 * i], second);
       words[i] = reinterpret_cast<const uint32_t&>(v);
     } else {
-      const __half2 v = __floats2half2_rn(x[2 * i], x[2 * i + 1]);
+      const __half2 v = __floats2half2_rn(x[2 * i], second);
       words[i] = reinterpret_cast<const uint32_t&>(v);
     }
   }
   uint16_t* to = static_cast<uint16_t*>(base) + at;
-  if constexpr (n == 2) {
+  if constexpr (n == 1) {
+    *to = static_cast<uint16_t>(words[0]);
+  } else if constexpr (n == 2) {
     *reinterpret_cast<uint32_t*>(to) = words[0];
   } else if constexpr (n == 4) {
     *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
@@ -201,40 +215,6 @@ __device__ __forceinline__ void StoreValues(void* base, int dtype, int64_t at,
       reinterpret_cast<uint4*>(to)[i] =
           make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
     }
-  }
-}
-
-// The Walsh-Hadamard butterflies of a row of 32 n values, n consecutive ones a lane; not
-// normalised.
-template <int n>
-__device__ __forceinline__ void Hadamard(float (&x)[n], int lane) {
-#pragma unroll
-  for (int h = 1; h < n; h *= 2) {
-#pragma unroll
-    for (int i = 0; i < n; ++i) {
-      if ((i & h) != 0) continue;
-      const float a = x[i], b = x[i + h];
-      x[i] = a + b;
-      x[i + h] = a - b;
-    }
-  }
-#pragma unroll
-  for (int h = 1; h < 32; h *= 2) {
-    const float sign = (lane & h) != 0 ? -1.0f : 1.0f;
-#pragma unroll
-    for (int i = 0; i < n; ++i) {
-      const float other = __shfl_xor_sync(kAllLanes, x[i], h);
-      x[i] = fmaf(sign, x[i], other);
-    }
-  }
-}
-
-template <int n>
-__device__ __forceinline__ void ApplySigns(const tq_cuda_rotation& r, float (&x)[n], int lane) {
-  const uint32_t bits = r.negative[lane * n / 32] >> (lane * n % 32);
-#pragma unroll
-  for (int i = 0; i < n; ++i) {
-    x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (((bits >> i) & 1u) << 31));
   }
 }
 

@@ -15,45 +15,55 @@
 #define TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_CUH_
 
 #include "kernels/cuda/attention_common.cuh"
+#include "kernels/cuda/coded_row.cuh"
 #include "kernels/cuda/int8_config.h"
 
 namespace turboquant::cuda {
 
-template <int kKeyBits_, int kValueBits_, int kDim_, int kTiles_, int kIndex, bool kExtras_>
+template <int kKeyFormat_, int kValueFormat_, int kDim_, int kTiles_, int kIndex, bool kExtras_>
 struct Int8Shape {
   static constexpr Int8Config kConfig =
-      Int8ConfigOf(kKeyBits_, kValueBits_, kDim_, kTiles_, kIndex);
-  static constexpr int kKeyBits = kKeyBits_, kValueBits = kValueBits_, kDim = kDim_;
+      Int8ConfigOf(kKeyFormat_, kValueFormat_, kDim_, kTiles_, kIndex);
+  static constexpr int kKeyFormat = kKeyFormat_, kValueFormat = kValueFormat_, kDim = kDim_;
+  static constexpr int kKeyBits = kKeyFormat & 15, kValueBits = kValueFormat & 15;
+  static constexpr int kPaddedDim = PaddedDim(kDim);
   static constexpr int kTiles = kTiles_;
   static constexpr bool kExtras = kExtras_;  // key means and softcap
+  // Records hold canonical rows; else fragments.
+  static constexpr bool kRowOrder = OrderOf(TileFormatOf(kKeyFormat), kDim) == TileOrder::kRows;
+  using KeyRow = CodedRow<kKeyFormat, kDim>;
+  using ValueRow = CodedRow<kValueFormat, kDim>;
   static constexpr int kWarps = kConfig.warps, kStages = kConfig.Pages();
   static constexpr bool kApart = kConfig.stages == 0;  // keys and values by requests of their own
   static constexpr int kSlots = kConfig.Barriers();
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kRows = kRowsPerTile * kTiles;
-  static constexpr int kLaneDims = kDim / 32;  // of a row held by a warp
-  static constexpr int kStageBytes = StageBytes(kKeyBits, kValueBits, kDim, kExtras);
-  static constexpr int kRecordBytes = StageBytes(kKeyBits, kValueBits, kDim, false);
+  static constexpr int kStageBytes = StageBytes(kKeyFormat, kValueFormat, kDim, kExtras);
+  static constexpr int kRecordBytes = RecordBytes(kKeyFormat, kValueFormat, kDim);
   static constexpr int kValueCodes = kKeyBits * kDim * kTileTokens / 8;
   static constexpr int kKeyScales = kValueCodes + kValueBits * kDim * kTileTokens / 8;
   static constexpr int kValueScales = kKeyScales + 2 * kTileTokens;
   static constexpr int kQuads = kTiles * kDim;  // float4 of one partial: [tile][dim]{4 rows}
   static constexpr int kPartialFloats = kRows * (kDim + 2);
-  static constexpr int kGroups = kThreads > kQuads ? kThreads / kQuads : 1;
-  // After the loop the ring holds: one partial a warp, the sum, rows by group.
-  static constexpr int kMergeFloats =
-      kWarps * (4 * kQuads + kRows) + 4 * kQuads + kGroups * kRows * kDim;
+  static constexpr Int8Memory kMemory = Int8MemoryOf(kConfig, kStageBytes, kDim, kTiles);
+  static constexpr int kGroups = kMemory.groups;
   static constexpr int kExactStates = kWarps;
-  static constexpr int kExactFloats = kExactStates * (4 * kDim + 12) + kRows * kDim;
-  static constexpr int kRingBytes = kWarps * kStages * kStageBytes;
-  static constexpr int Max(int a, int b) { return a > b ? a : b; }
-  static constexpr int kSharedBytes = Max(kRingBytes, 4 * Max(kMergeFloats, kExactFloats));
+  static constexpr int kSharedBytes = kMemory.dynamic_bytes;
+
+  // Where a dim of a query stands in its column: what the lanes of one k step want lies together.
+  static __device__ __forceinline__ int QueryPlace(int dim) {
+    return kRowOrder ? KeyRow::Place(dim) : dim;
+  }
+  // The dim of o[n][i] in lanes (g, .).
+  static __device__ __forceinline__ int OutputDim(int g, int i) {
+    return kRowOrder ? ValueRow::OutputDim(g, i) : 8 * i + g;
+  }
 };
 
 template <class S>
 struct Int8Shared {
-  alignas(16) uint8_t q_bytes[2 * S::kRows * S::kDim];  // [column][dim]
-  alignas(16) float q_plain[S::kRows * S::kDim];        // scaled, not rotated
+  alignas(16) uint8_t q_bytes[2 * S::kRows * S::kPaddedDim];  // [column][place]
+  alignas(16) float q_plain[S::kRows * S::kDim];              // scaled, not rotated
   alignas(8) uint64_t barriers[S::kWarps * S::kSlots];
   alignas(16) ByteTables tables[2];  // of keys and values
   alignas(16) float weight[kMaxPartials * S::kRows];
@@ -111,33 +121,53 @@ __device__ __forceinline__ void LoadSelectors(uint32_t area, int first, int lane
   }
 }
 
+// How many words hold the indices of 8 codes: those of 5 bits take two (coded_row.cuh).
+constexpr int WordsOfIndex(int bits) { return bits > 4 ? 2 : 1; }
+
 // Accumulates one k step of kChains row tiles: A from the selector words x (rows g) and y (rows
 // g + 8), whose upper halves go to the upper half of k. B: the words of every column block. The
-// chains take turns, so that no product waits for the one before it.
+// chains take turns, so that no product waits for the one before it. kBits: of an index.
 template <int kBits, int kTiles, bool kUnsignedB, int kChains>
 __device__ __forceinline__ void MmaLookUp(int (&acc)[kTiles][kChains][4],
-                                          const uint32_t (&x)[kChains],
-                                          const uint32_t (&y)[kChains], const ByteTables& tables,
-                                          uint32_t one, const uint32_t (&b)[kTiles][2]) {
-  const auto look = [&](const uint32_t* table, uint32_t flip) {
+                                          const uint32_t (&x)[WordsOfIndex(kBits)][kChains],
+                                          const uint32_t (&y)[WordsOfIndex(kBits)][kChains],
+                                          const ByteTables& tables, uint32_t one,
+                                          const uint32_t (&b)[kTiles][2]) {
+  const auto multiply = [&](int c, const uint32_t(&a)[4]) {
 #pragma unroll
-    for (int c = 0; c < kChains; ++c) {
-      const uint32_t u = x[c] ^ flip, v = y[c] ^ flip;
-      const uint32_t uh = HighHalf(u, one), vh = HighHalf(v, one);
-      const uint32_t a[4] = {Prmt(table[0], table[1], u), Prmt(table[0], table[1], v),
-                             Prmt(table[0], table[1], uh), Prmt(table[0], table[1], vh)};
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        if constexpr (kUnsignedB) {
-          MmaUnsigned(acc[n][c], a, b[n][0], b[n][1]);
-        } else {
-          MmaSigned(acc[n][c], a, b[n][0], b[n][1]);
-        }
+    for (int n = 0; n < kTiles; ++n) {
+      if constexpr (kUnsignedB) {
+        MmaUnsigned(acc[n][c], a, b[n][0], b[n][1]);
+      } else {
+        MmaSigned(acc[n][c], a, b[n][0], b[n][1]);
       }
     }
   };
-  look(tables.a, 0);
-  if constexpr (kBits == 4) look(tables.b, 0x88888888u);
+  if constexpr (kBits == 5) {
+#pragma unroll
+    for (int c = 0; c < kChains; ++c) {
+      const WideSelectors u(x[0][c], x[1][c]), v(y[0][c], y[1][c]);
+      const uint32_t below[4] = {u.Below(tables, one, 0), v.Below(tables, one, 0),
+                                 u.Below(tables, one, 1), v.Below(tables, one, 1)};
+      multiply(c, below);
+      const uint32_t above[4] = {u.Above(tables, one, 0), v.Above(tables, one, 0),
+                                 u.Above(tables, one, 1), v.Above(tables, one, 1)};
+      multiply(c, above);
+    }
+  } else {
+    const auto look = [&](const uint32_t* table, uint32_t flip) {
+#pragma unroll
+      for (int c = 0; c < kChains; ++c) {
+        const uint32_t u = x[0][c] ^ flip, v = y[0][c] ^ flip;
+        const uint32_t uh = HighHalf(u, one), vh = HighHalf(v, one);
+        const uint32_t a[4] = {Prmt(table[0], table[1], u), Prmt(table[0], table[1], v),
+                               Prmt(table[0], table[1], uh), Prmt(table[0], table[1], vh)};
+        multiply(c, a);
+      }
+    };
+    look(tables.a, 0);
+    if constexpr (kBits == 4) look(tables.b, 0x88888888u);
+  }
 }
 
 __device__ __forceinline__ void UnpackScales(uint4 v, float (&x)[8]) {
@@ -168,9 +198,12 @@ __device__ __forceinline__ float PageMaximum(uint4 v) {
 template <class S>
 struct Int8Warp {
   static constexpr int kTiles = S::kTiles;
-  static constexpr int kWords = S::kDim / 32;             // selector words of one key's lane
-  static constexpr int kChains = S::kDim == 256 ? 2 : 4;  // 16-token tiles at a time
-  static constexpr int kQueryWords = S::kDim / 16;
+  static constexpr int kWords = S::kPaddedDim / 32;  // selector words of one key's lane
+  // 16-token tiles of keys and 16-dim tiles of values at a time: as many independent products as
+  // the registers allow.
+  static constexpr int kChains = S::kDim >= 256 || (S::kDim >= 128 && S::kTiles == 4) ? 2 : 4;
+  static constexpr int kValueChains = S::kTiles == 4 ? 2 : 4;
+  static constexpr int kQueryWords = S::kPaddedDim / 16;
 
   ByteTables k_tables, v_tables;
   uint32_t q[kTiles][kQueryWords];
@@ -188,7 +221,7 @@ struct Int8Warp {
   __device__ __forceinline__ void LoadQuery(const Int8Shared<S>& sh, int g, int t) {
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      const uint8_t* row = sh.q_bytes + (8 * n + g) * S::kDim + t * (S::kDim / 4);
+      const uint8_t* row = sh.q_bytes + (8 * n + g) * S::kPaddedDim + t * (S::kPaddedDim / 4);
 #pragma unroll
       for (int i = 0; i < kQueryWords; ++i) {
         q[n][i] = reinterpret_cast<const uint32_t*>(row)[i];
@@ -208,32 +241,25 @@ struct Int8Warp {
     float key_scale[8];
 #pragma unroll
     for (int first = 0; first < 4; first += kChains) {
-      constexpr int kQuads = kChains * 2 * kWords / 4;
-      uint32_t words[4 * kQuads];
-      LoadSelectors<S::kKeyBits, S::kDim, kQuads>(page, first * 2 * kWords / 4, lane, words);
-      int acc[kTiles][kChains][4];
+      int acc[kTiles][kChains][4] = {};
+      if constexpr (S::kRowOrder) {
+        RowProducts(a, page, first, lane, &acc);
+      } else {
+        constexpr int kQuads = kChains * 2 * kWords / 4;
+        uint32_t words[4 * kQuads];
+        LoadSelectors<S::kKeyBits, S::kDim, kQuads>(page, first * 2 * kWords / 4, lane, words);
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
+        for (int j = 0; j < kWords; ++j) {
+          uint32_t b[kTiles][2];
+          QueryStep(j, &b);
+          uint32_t x[1][kChains], y[1][kChains];
 #pragma unroll
-        for (int c = 0; c < kChains; ++c) {
-          acc[n][c][0] = acc[n][c][1] = acc[n][c][2] = acc[n][c][3] = 0;
+          for (int c = 0; c < kChains; ++c) {
+            x[0][c] = words[2 * c * kWords + j];
+            y[0][c] = words[(2 * c + 1) * kWords + j];
+          }
+          MmaLookUp<S::kKeyBits, kTiles, false, kChains>(acc, x, y, k_tables, a.high_half, b);
         }
-      }
-#pragma unroll
-      for (int j = 0; j < kWords; ++j) {
-        uint32_t b[kTiles][2];
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n) {
-          b[n][0] = q[n][2 * j];
-          b[n][1] = q[n][2 * j + 1];
-        }
-        uint32_t x[kChains], y[kChains];
-#pragma unroll
-        for (int c = 0; c < kChains; ++c) {
-          x[c] = words[2 * c * kWords + j];
-          y[c] = words[(2 * c + 1) * kWords + j];
-        }
-        MmaLookUp<S::kKeyBits, kTiles, false, kChains>(acc, x, y, k_tables, a.high_half, b);
       }
       if (first == 0) UnpackScales(LoadShared16(page + S::kKeyScales + g * 16), key_scale);
 #pragma unroll
@@ -250,21 +276,71 @@ struct Int8Warp {
     }
   }
 
+  // The query's words of k step j.
+  __device__ __forceinline__ void QueryStep(int j, uint32_t (*b)[kTiles][2]) const {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      (*b)[n][0] = q[n][2 * j];
+      (*b)[n][1] = q[n][2 * j + 1];
+    }
+  }
+
+  // Products of the query with the keys of kChains tiles of 16 tokens, from canonical rows.
+  __device__ __forceinline__ void RowProducts(const AttentionArgs& a, uint32_t page, int first,
+                                              int lane, int (*acc)[kTiles][kChains][4]) const {
+    using Row = typename S::KeyRow;
+    const int g = lane >> 2, t = lane & 3;
+    typename Row::Walk walk[kChains][2];
+#pragma unroll
+    for (int c = 0; c < kChains; ++c) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        walk[c][half].Start(page + (16 * (first + c) + 8 * half + g) * Row::kBytes);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kWords; j += Row::kWalkSteps) {
+      uint32_t words[2][Row::kWalkSteps][Row::kWords][kChains];
+#pragma unroll
+      for (int c = 0; c < kChains; ++c) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+          for (int k = 0; k < Row::kWalkSteps; ++k) {
+            uint32_t one[Row::kWords];
+            walk[c][half].Next(j, k, t, one);
+#pragma unroll
+            for (int w = 0; w < Row::kWords; ++w) words[half][k][w][c] = one[w];
+          }
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < Row::kWalkSteps; ++k) {
+        uint32_t b[kTiles][2];
+        QueryStep(j + k, &b);
+        MmaLookUp<Row::kIndexBits, kTiles, false, kChains>(*acc, words[0][k], words[1][k], k_tables,
+                                                           a.high_half, b);
+      }
+    }
+  }
+
   // Adds <query, mean of the page>.
   __device__ __forceinline__ void AddMean(const Int8Shared<S>& sh, uint32_t mean, int lane,
                                           float (&s)[kTiles][8]) const {
     const int t = lane & 3, part = lane >> 2;
-    constexpr int kPart = S::kDim / 8;
+    constexpr int kPieces = S::kDim / 8;  // of 8 dims
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      const float* row = sh.q_plain + (4 * n + t) * S::kDim + part * kPart;
+      const float* row = sh.q_plain + (4 * n + t) * S::kDim;
       float sum = 0.0f;
 #pragma unroll
-      for (int i = 0; i < kPart; i += 8) {
+      for (int k = 0; k < kPieces; k += 8) {
+        if (k + 8 > kPieces && part >= kPieces - k) continue;
+        const int dim = 8 * (k + part);
         float x[8];
-        UnpackScales(LoadShared16(mean + (part * kPart + i) * 2), x);
+        UnpackScales(LoadShared16(mean + dim * 2), x);
 #pragma unroll
-        for (int e = 0; e < 8; ++e) sum = fmaf(row[i + e], x[e], sum);
+        for (int e = 0; e < 8; ++e) sum = fmaf(row[dim + e], x[e], sum);
       }
 #pragma unroll
       for (int k = 4; k < 32; k *= 2) sum += __shfl_xor_sync(kAllLanes, sum, k);
@@ -353,42 +429,118 @@ struct Int8Warp {
   __device__ __forceinline__ void Accumulate(const AttentionArgs& a, uint32_t page, int lane,
                                              const uint32_t (&b)[kTiles][2][2],
                                              const float (&inverse)[kTiles]) {
+    if constexpr (S::kRowOrder) {
+      AccumulateRows(a, page + S::kValueCodes, lane, b, inverse);
+    } else {
+      AccumulateFragments(a, page + S::kValueCodes, lane, b, inverse);
+    }
+  }
+
+  __device__ __forceinline__ void AccumulateFragments(const AttentionArgs& a, uint32_t area,
+                                                      int lane, const uint32_t (&b)[kTiles][2][2],
+                                                      const float (&inverse)[kTiles]) {
 #pragma unroll
     for (int quad = 0; quad < S::kDim / 16; quad += 4) {
       uint32_t words[16];
-      LoadSelectors<S::kValueBits, S::kDim, 4>(page + S::kValueCodes, quad, lane, words);
-      int acc[kTiles][4][4];
+      LoadSelectors<S::kValueBits, S::kDim, 4>(area, quad, lane, words);
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
+      for (int first = 0; first < 4; first += kValueChains) {
+        int acc[kTiles][kValueChains][4] = {};
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          acc[n][c][0] = acc[n][c][1] = acc[n][c][2] = acc[n][c][3] = 0;
+        for (int half = 0; half < 2; ++half) {
+          uint32_t with[kTiles][2];
+          WeightStep(b, half, &with);
+          uint32_t x[1][kValueChains], y[1][kValueChains];
+#pragma unroll
+          for (int c = 0; c < kValueChains; ++c) {
+            x[0][c] = words[4 * (first + c) + 2 * half];
+            y[0][c] = words[4 * (first + c) + 2 * half + 1];
+          }
+          MmaLookUp<S::kValueBits, kTiles, true, kValueChains>(acc, x, y, v_tables, a.high_half,
+                                                               with);
+        }
+        AddSums(acc, inverse, 2 * (quad + first));
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void WeightStep(const uint32_t (&b)[kTiles][2][2], int half,
+                                                    uint32_t (*with)[kTiles][2]) {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      (*with)[n][0] = b[n][half][0];
+      (*with)[n][1] = b[n][half][1];
+    }
+  }
+
+  // The same from canonical rows: 8 tokens' selector words of the same dims turn into words of 8
+  // tokens each. o[n][8 m + i] is nibble i of the lane's m-th selector word.
+  __device__ __forceinline__ void AccumulateRows(const AttentionArgs& a, uint32_t area, int lane,
+                                                 const uint32_t (&b)[kTiles][2][2],
+                                                 const float (&inverse)[kTiles]) {
+    using Row = typename S::ValueRow;
+#pragma unroll
+    for (int m = 0; m < S::kDim / 64; ++m) {
+      AccumulateWord<8>(a, area, lane, (lane >> 2) + 8 * m, 0, b, inverse, 8 * m);
+    }
+    if constexpr (Row::kRest > 0) {
+      const int g = lane >> 2;
+      AccumulateWord<Row::kRest>(a, area, lane, Row::RestWord(g), 4 * Row::RestNibble(g), b,
+                                 inverse, S::kDim / 8 - Row::kRest);
+    }
+  }
+
+  // kCount nibbles of selector word `word`, from bit `shift` on, to o[n][at] and on.
+  template <int kCount>
+  __device__ __forceinline__ void AccumulateWord(const AttentionArgs& a, uint32_t area, int lane,
+                                                 int word, int shift,
+                                                 const uint32_t (&b)[kTiles][2][2],
+                                                 const float (&inverse)[kTiles], int at) {
+    using Row = typename S::ValueRow;
+    constexpr int kCount2 = kCount / 2;
+    const int t = lane & 3;
+    int acc[kTiles][kCount2][4] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t tokens[Row::kWords][8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int token = 32 * half + t + 4 * (i / 4) + 8 * (i % 4);
+        uint32_t one[Row::kWords];
+        Row::Load(area + token * Row::kBytes, word, one);
+#pragma unroll
+        for (int w = 0; w < Row::kWords; ++w) {
+          tokens[w][i] = kCount < 8 ? one[w] >> shift : one[w];
         }
       }
+      uint32_t x[Row::kWords][kCount2], y[Row::kWords][kCount2];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint32_t with[kTiles][2];
+      for (int w = 0; w < Row::kWords; ++w) {
+        TransposeNibbles(tokens[w]);
 #pragma unroll
-        for (int n = 0; n < kTiles; ++n) {
-          with[n][0] = b[n][half][0];
-          with[n][1] = b[n][half][1];
+        for (int c = 0; c < kCount2; ++c) {
+          x[w][c] = tokens[w][2 * c];
+          y[w][c] = tokens[w][2 * c + 1];
         }
-        uint32_t x[4], y[4];
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          x[c] = words[4 * c + 2 * half];
-          y[c] = words[4 * c + 2 * half + 1];
-        }
-        MmaLookUp<S::kValueBits, kTiles, true, 4>(acc, x, y, v_tables, a.high_half, with);
       }
+      uint32_t with[kTiles][2];
+      WeightStep(b, half, &with);
+      MmaLookUp<Row::kIndexBits, kTiles, true, kCount2>(acc, x, y, v_tables, a.high_half, with);
+    }
+    AddSums(acc, inverse, at);
+  }
+
+  // Adds the products of kCount tiles of 16 dims to o[n][at] and on.
+  template <int kCount>
+  __device__ __forceinline__ void AddSums(const int (&acc)[kTiles][kCount][4],
+                                          const float (&inverse)[kTiles], int at) {
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
+    for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          float* to = &o[n][2 * (quad + c)];
-          to[0] = fmaf(static_cast<float>(acc[n][c][0] * 256 + acc[n][c][1]), inverse[n], to[0]);
-          to[1] = fmaf(static_cast<float>(acc[n][c][2] * 256 + acc[n][c][3]), inverse[n], to[1]);
-        }
+      for (int c = 0; c < kCount; ++c) {
+        float* to = &o[n][at + 2 * c];
+        to[0] = fmaf(static_cast<float>(acc[n][c][0] * 256 + acc[n][c][1]), inverse[n], to[0]);
+        to[1] = fmaf(static_cast<float>(acc[n][c][2] * 256 + acc[n][c][3]), inverse[n], to[1]);
       }
     }
   }

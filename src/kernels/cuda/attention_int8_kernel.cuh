@@ -4,6 +4,7 @@
 #define TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_KERNEL_CUH_
 
 #include "kernels/cuda/attention_int8.cuh"
+#include "kernels/cuda/lane_row.cuh"
 #include "kernels/cuda/tensor_ops.cuh"
 
 namespace turboquant::cuda {
@@ -23,8 +24,9 @@ __device__ __forceinline__ RowPlace PlaceOfRow(const AttentionArgs& a, int kv_he
 // would wait for all of them. Nothing looks at them until those pages are asked for.
 template <class S>
 struct QueryRows {
+  using Row = LaneRow<S::kDim>;
   static constexpr int kEach = (S::kRows + S::kWarps - 1) / S::kWarps;
-  RawValues<S::kLaneDims> raw[kEach];
+  typename Row::Raw raw[kEach];
 
   __device__ __forceinline__ void Load(const AttentionArgs& a, const tq_cuda_item& item,
                                        int kv_head, int row_tile, int warp, int lane) {
@@ -40,8 +42,8 @@ struct QueryRows {
       }
       raw[k].Load(start.q, start.q_dtype,
                   item.sequence * start.q_sequence_stride + query * start.q_token_stride +
-                      head * start.q_head_stride + lane * S::kLaneDims,
-                  there);
+                      head * start.q_head_stride,
+                  lane, there);
     }
   }
 
@@ -53,27 +55,35 @@ struct QueryRows {
     for (int k = 0; k < kEach; ++k) {
       const int row = warp + k * S::kWarps;
       if (row >= S::kRows) return;
-      float x[S::kLaneDims];
+      Row x;
 #pragma unroll
-      for (int i = 0; i < S::kLaneDims; ++i) {
-        x[i] = raw[k].Value(a.start.q_dtype, i);
-        sh->q_plain[row * S::kDim + lane * S::kLaneDims + i] = x[i] * scale;
+      for (int i = 0; i < Row::kValues; ++i) {
+        x.v[i] = raw[k].Value(a.start.q_dtype, lane, i);
+        if (Row::Holds(lane)) sh->q_plain[row * S::kDim + Row::Dim(lane, i)] = x.v[i] * scale;
       }
-      ApplySigns(a.p.cache.k_rotation, x, lane);
-      Hadamard(x, lane);
+      x.Rotate(a.p.cache.k_rotation, lane);
       float most = 1e-30f;
 #pragma unroll
-      for (int i = 0; i < S::kLaneDims; ++i) most = fmaxf(most, fabsf(x[i]));
+      for (int i = 0; i < Row::kValues; ++i) most = fmaxf(most, fabsf(x.v[i]));
 #pragma unroll
       for (int h = 1; h < 32; h *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, h));
       const float to_int = 16256.0f * Reciprocal(most);
+      uint8_t* column = sh->q_bytes + 2 * row * S::kPaddedDim;
+      if constexpr (S::kPaddedDim != S::kDim) {
+        // The last k step has places of no dim: zeros, whatever the codes there.
+        for (int i = lane; i < S::kPaddedDim / 2; i += 32) {
+          reinterpret_cast<uint32_t*>(column)[i] = 0;
+        }
+        __syncwarp();
+      }
 #pragma unroll
-      for (int i = 0; i < S::kLaneDims; ++i) {
-        const int v = __float2int_rn(x[i] * to_int);
+      for (int i = 0; i < Row::kValues; ++i) {
+        if (!Row::Holds(lane)) continue;
+        const int v = __float2int_rn(x.v[i] * to_int);
         const int high = (v + 64) >> 7;
-        uint8_t* column = sh->q_bytes + 2 * row * S::kDim + lane * S::kLaneDims + i;
-        column[0] = static_cast<uint8_t>(high);
-        column[S::kDim] = static_cast<uint8_t>(v - (high << 7));
+        uint8_t* to = column + S::QueryPlace(Row::Dim(lane, i));
+        to[0] = static_cast<uint8_t>(high);
+        to[S::kPaddedDim] = static_cast<uint8_t>(v - (high << 7));
       }
       if (lane == 0) {
         sh->q_scale[row] =
@@ -107,52 +117,27 @@ __device__ __forceinline__ void StoreRows(const AttentionArgs& a, const Int8Shar
     const int row = row_tile * S::kRows + r;
     if (row >= a.p.group * a.p.q_len) return;
     const RowPlace at = PlaceOfRow(a, kv_head, row);
-    float x[S::kLaneDims];
+    LaneRow<S::kDim> x, part;
+    x.Read(rows + r * S::kDim, lane);
+    for (int k = 1; k < groups; ++k) {
+      part.Read(rows + (k * S::kRows + r) * S::kDim, lane);
 #pragma unroll
-    for (int i = 0; i < S::kLaneDims; ++i) {
-      x[i] = 0.0f;
-      for (int k = 0; k < groups; ++k) {
-        x[i] += rows[(k * S::kRows + r) * S::kDim + lane * S::kLaneDims + i];
-      }
+      for (int i = 0; i < x.kValues; ++i) x.v[i] += part.v[i];
     }
     const RowSum sum = FinishRowSum(sh.row_m[r], sh.row_l[r], a.p.sinks, at.head);
-    Hadamard(x, lane);
-    ApplySigns(a.p.cache.v_rotation, x, lane);
+    x.Unrotate(a.p.cache.v_rotation, lane);
     const float factor = sum.factor * a.p.cache.v_rotation.norm;
 #pragma unroll
-    for (int i = 0; i < S::kLaneDims; ++i) x[i] *= factor;
-    StoreValues(a.p.out, a.p.out_dtype,
-                item.sequence * a.p.out_sequence_stride + at.query * a.p.out_token_stride +
-                    at.head * a.p.out_head_stride + lane * S::kLaneDims,
-                x);
+    for (int i = 0; i < x.kValues; ++i) x.v[i] *= factor;
+    x.Store(a.p.out, a.p.out_dtype,
+            item.sequence * a.p.out_sequence_stride + at.query * a.p.out_token_stride +
+                at.head * a.p.out_head_stride,
+            lane);
     if (a.p.lse != nullptr && lane == 0) {
       const int heads = a.p.cache.num_kv_heads * a.p.group;
       a.p.lse[(item.sequence * a.p.q_len + at.query) * heads + at.head] = sum.lse;
     }
   }
-}
-
-// Direct plans hand partials over without a ticket: memory is zero until a value is there, and the
-// CTA that sums them waits for each value. A value of +0 is handed over as -0. Whoever takes a
-// value leaves zero, whatever the plan, so that the next one may be direct.
-__device__ __forceinline__ float NotZero(float x) { return __float_as_uint(x) == 0 ? -0.0f : x; }
-
-__device__ __forceinline__ float4 NotZero(const float4& v) {
-  return make_float4(NotZero(v.x), NotZero(v.y), NotZero(v.z), NotZero(v.w));
-}
-
-__device__ __forceinline__ bool Missing(float x) { return __float_as_uint(x) == 0; }
-
-__device__ __forceinline__ bool Missing(const float4& v) {
-  return Missing(v.x) || Missing(v.y) || Missing(v.z) || Missing(v.w);
-}
-
-// v: what was loaded from p before.
-template <typename T>
-__device__ __forceinline__ T TakePartial(T* p, T v, bool direct) {
-  while (direct && Missing(v)) v = LoadRelaxed(p);
-  StoreRelaxed(p, T{});
-  return v;
 }
 
 // The last CTA of a head's partials sums them. `rows` gets kGroups partial sums of rows.
@@ -161,7 +146,6 @@ __device__ __forceinline__ void GatherPartials(const AttentionArgs& a, Int8Share
                                                const tq_cuda_item& item, float* rows, int warp,
                                                int lane) {
   constexpr int kAhead = 8;
-  const bool direct = a.plan.direct != 0;
   const int tid = threadIdx.x, n = item.partials;
   const int group = S::kGroups > 1 ? tid / S::kQuads : 0;
   const int per_group = (n + S::kGroups - 1) / S::kGroups;
@@ -193,16 +177,6 @@ __device__ __forceinline__ void GatherPartials(const AttentionArgs& a, Int8Share
         l[k] = LoadRelaxed(part.l + row);
       }
     }
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const int i = lane + 32 * k;
-      if (i < n) {
-        const Partial<S> part = GlobalPartial<S>(a, item.first_partial + i);
-        m[k] = TakePartial(part.m + row, m[k], direct);
-        l[k] = TakePartial(part.l + row, l[k], direct);
-      }
-    }
-    __syncwarp();
     float most = fmaxf(m[0], m[1]);
 #pragma unroll
     for (int h = 1; h < 32; h *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, h));
@@ -226,8 +200,7 @@ __device__ __forceinline__ void GatherPartials(const AttentionArgs& a, Int8Share
   for (int c = first_quad; c < S::kQuads; c += kStep) {
     const int tile = c / S::kDim, dim = c % S::kDim;
     float4 sum = make_float4(0, 0, 0, 0);
-    const auto add = [&](int i, const float4& loaded) {
-      const float4 v = TakePartial(values_of(i, c), loaded, direct);
+    const auto add = [&](int i, const float4& v) {
       const float4 w = *reinterpret_cast<const float4*>(&sh->weight[i * S::kRows + 4 * tile]);
       sum.x = fmaf(w.x, v.x, sum.x);
       sum.y = fmaf(w.y, v.y, sum.y);
@@ -252,24 +225,19 @@ __device__ __forceinline__ void GatherPartials(const AttentionArgs& a, Int8Share
   }
 }
 
-// What follows when this CTA's partial is on its way to global memory: one CTA finishes, the last
-// to arrive, or in direct plans the last by number, which may wait for those before it.
+// What follows when this CTA's partial is on its way to global memory: the last CTA of the head to
+// arrive finishes.
 template <class S>
 __device__ __forceinline__ void FinishPartial(const AttentionArgs& a, Int8Shared<S>* sh,
                                               const tq_cuda_item& item, int kv_head, int row_tile,
                                               float* rows, int warp, int lane) {
-  if (a.plan.direct != 0) {
-    if (item.partial != item.first_partial + item.partials - 1) return;
-    __syncthreads();  // what is summed here takes the place of this CTA's own sums
-  } else {
-    int* ticket =
-        a.tickets + item.sequence * a.p.cache.num_kv_heads * a.plan.row_tiles + item.head_tile;
-    __syncthreads();
-    if (threadIdx.x == 0) sh->last = TakeTicket(ticket) == item.partials - 1;
-    __syncthreads();
-    if (sh->last == 0) return;
-    if (threadIdx.x == 0) *ticket = 0;  // ready for the next launch
-  }
+  int* ticket =
+      a.tickets + item.sequence * a.p.cache.num_kv_heads * a.plan.row_tiles + item.head_tile;
+  __syncthreads();
+  if (threadIdx.x == 0) sh->last = TakeTicket(ticket) == item.partials - 1;
+  __syncthreads();
+  if (sh->last == 0) return;
+  if (threadIdx.x == 0) *ticket = 0;  // ready for the next launch
   GatherPartials(a, sh, item, rows, warp, lane);
   __syncthreads();
   StoreRows(a, *sh, item, kv_head, row_tile, rows, S::kGroups, warp, lane);
@@ -296,9 +264,9 @@ __device__ __forceinline__ void MergeWarps(const AttentionArgs& a, Int8Shared<S>
 #pragma unroll
     for (int k = 1; k < S::kWarps; ++k) most = fmaxf(most, sh->warp_m[k * S::kRows + 4 * n + t]);
     const float factor = Exp2(state->m[n] - most);
-    float* to = warps + warp * kWarpFloats + n * 4 * S::kDim + lane;
+    float* to = warps + warp * kWarpFloats + n * 4 * S::kDim + t;
 #pragma unroll
-    for (int i = 0; i < S::kDim / 8; ++i) to[32 * i] = state->o[n][i] * factor;
+    for (int i = 0; i < S::kDim / 8; ++i) to[4 * S::OutputDim(g, i)] = state->o[n][i] * factor;
     if (g == 0) {
       warps[warp * kWarpFloats + 4 * S::kQuads + 4 * n + t] = state->l[n] * factor;
       if (warp == 0) sh->row_m[4 * n + t] = most;
@@ -326,7 +294,7 @@ __device__ __forceinline__ void MergeWarps(const AttentionArgs& a, Int8Shared<S>
       to[2 * S::kDim] = sum.z;
       to[3 * S::kDim] = sum.w;
     } else {
-      StoreRelaxed(part.values + c, NotZero(sum));
+      StoreRelaxed(part.values + c, sum);
     }
   }
   if (tid < S::kRows) {
@@ -336,8 +304,8 @@ __device__ __forceinline__ void MergeWarps(const AttentionArgs& a, Int8Shared<S>
     if (only) {
       sh->row_l[tid] = l;
     } else {
-      StoreRelaxed(part.l + tid, NotZero(l));
-      StoreRelaxed(part.m + tid, NotZero(sh->row_m[tid]));
+      StoreRelaxed(part.l + tid, l);
+      StoreRelaxed(part.m + tid, sh->row_m[tid]);
     }
   }
   if (only) {
@@ -348,31 +316,43 @@ __device__ __forceinline__ void MergeWarps(const AttentionArgs& a, Int8Shared<S>
   }
 }
 
-// n consecutive 16-bit values of a row as words, and as floats.
-template <int n>
-struct RawRow {
-  uint32_t words[n / 2];
+// One lane's values of an exact row (16 bits each).
+template <int kDim>
+struct ExactRow {
+  using Row = LaneRow<kDim>;
+  static constexpr int kBlockWords = (Row::kPer + 1) / 2;
+  uint32_t words[Row::kOdd * kBlockWords];
 
-  __device__ __forceinline__ void Load(const void* base, int64_t at) {
-    const uint16_t* from = static_cast<const uint16_t*>(base) + at;
-    if constexpr (n == 2) {
-      words[0] = __ldg(reinterpret_cast<const uint32_t*>(from));
-    } else if constexpr (n == 4) {
-      const uint2 v = __ldg(reinterpret_cast<const uint2*>(from));
-      words[0] = v.x;
-      words[1] = v.y;
-    } else {
-      const uint4 v = __ldg(reinterpret_cast<const uint4*>(from));
-      words[0] = v.x;
-      words[1] = v.y;
-      words[2] = v.z;
-      words[3] = v.w;
+  __device__ __forceinline__ void Load(const void* base, int64_t at, int lane) {
+#pragma unroll
+    for (int a = 0; a < Row::kOdd; ++a) {
+      const uint16_t* from =
+          static_cast<const uint16_t*>(base) + at + Row::Dim(lane, a * Row::kPer);
+      uint32_t* to = &words[a * kBlockWords];
+      if constexpr (Row::kPer == 1) {
+        to[0] = Row::Holds(lane) ? __ldg(from) : 0u;
+      } else if constexpr (Row::kPer == 2) {
+        to[0] = __ldg(reinterpret_cast<const uint32_t*>(from));
+      } else if constexpr (Row::kPer == 4) {
+        const uint2 v = __ldg(reinterpret_cast<const uint2*>(from));
+        to[0] = v.x;
+        to[1] = v.y;
+      } else {
+        const uint4 v = __ldg(reinterpret_cast<const uint4*>(from));
+        to[0] = v.x;
+        to[1] = v.y;
+        to[2] = v.z;
+        to[3] = v.w;
+      }
     }
   }
 
-  __device__ __forceinline__ void Unpack(int dtype, float (&x)[n]) const {
+  __device__ __forceinline__ void Unpack(int dtype, float (&x)[Row::kValues]) const {
 #pragma unroll
-    for (int i = 0; i < n; ++i) x[i] = WordToFloat(words[i / 2], i & 1, dtype);
+    for (int i = 0; i < Row::kValues; ++i) {
+      const int in = i % Row::kPer;
+      x[i] = WordToFloat(words[i / Row::kPer * kBlockWords + in / 2], in & 1, dtype);
+    }
   }
 };
 
@@ -384,7 +364,8 @@ template <class S>
 __device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* sh, float* memory,
                                          int kv_head, int row_tile, int warp, int lane) {
   const tq_cuda_item item = LoadItem(a);
-  constexpr int kPart = S::kLaneDims;
+  using Row = LaneRow<S::kDim>;
+  constexpr int kPart = Row::kValues;
   constexpr int kStates = S::kExactStates;
   constexpr int kBatch = 8;
   float* values = memory;                           // [state][dim][4]
@@ -397,7 +378,7 @@ __device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* 
   const int exact_len = __ldg(a.p.exact_len + item.sequence);
   const int end = min(item.end, exact_len);
   const tq_cuda_rows& x = a.p.exact;
-  const int64_t base = item.sequence * x.sequence_stride + kv_head * x.head_stride + lane * kPart;
+  const int64_t base = item.sequence * x.sequence_stride + kv_head * x.head_stride;
   const int tid = threadIdx.x, state = warp;
 
   for (int n = 0; n < S::kTiles; ++n) {
@@ -408,19 +389,22 @@ __device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* 
 #pragma unroll
       for (int i = 0; i < kPart; ++i) {
         o[r][i] = 0.0f;
-        q[r][i] = sh->q_plain[(4 * n + r) * S::kDim + lane * kPart + i];
       }
+      Row query;
+      query.Read(sh->q_plain + (4 * n + r) * S::kDim, lane);
+#pragma unroll
+      for (int i = 0; i < kPart; ++i) q[r][i] = query.v[i];
     }
     const int mask_row = row_tile * S::kRows + 4 * n + (lane & 3);
     const RowMask mask =
         LoadRowMask(a, item.sequence, total, min(mask_row / a.p.group, a.p.q_len - 1));
     for (int first = item.begin + warp * kBatch; first < end; first += S::kWarps * kBatch) {
-      RawRow<kPart> k_raw[kBatch], v_raw[kBatch];
+      ExactRow<S::kDim> k_raw[kBatch], v_raw[kBatch];
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         const int64_t at = base + static_cast<int64_t>(min(first + j, end - 1)) * x.token_stride;
-        k_raw[j].Load(x.k, at);
-        v_raw[j].Load(x.v, at);
+        k_raw[j].Load(x.k, at, lane);
+        v_raw[j].Load(x.v, at, lane);
       }
       const int token = first + (lane >> 2);
       int position = total - exact_len + token;
@@ -488,7 +472,8 @@ __device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* 
     __syncthreads();  // the states of the tile before are merged
 #pragma unroll
     for (int i = 0; i < kPart; ++i) {
-      *reinterpret_cast<float4*>(values + (state * S::kDim + lane * kPart + i) * 4) =
+      if (!Row::Holds(lane)) continue;
+      *reinterpret_cast<float4*>(values + (state * S::kDim + Row::Dim(lane, i)) * 4) =
           make_float4(o[0][i], o[1][i], o[2][i], o[3][i]);
     }
     if (lane < 4) {
@@ -534,20 +519,19 @@ __device__ __noinline__ void AttendExact(const AttentionArgs& a, Int8Shared<S>* 
   const Partial<S> out = GlobalPartial<S>(a, item.partial);
   const tq_cuda_rotation& rotation = a.p.cache.v_rotation;
   for (int r = warp; r < S::kRows; r += S::kWarps) {
-    float y[S::kLaneDims];
+    Row y;
+    y.Read(rows + r * S::kDim, lane);
+    y.Rotate(rotation, lane);
 #pragma unroll
-    for (int i = 0; i < S::kLaneDims; ++i) y[i] = rows[r * S::kDim + lane * S::kLaneDims + i];
-    ApplySigns(rotation, y, lane);
-    Hadamard(y, lane);
-#pragma unroll
-    for (int i = 0; i < S::kLaneDims; ++i) {
-      const int d = lane * S::kLaneDims + i;
-      StoreRelaxed(reinterpret_cast<float*>(out.values + (r / 4) * S::kDim + d) + r % 4,
-                   NotZero(y[i] * rotation.norm));
+    for (int i = 0; i < kPart; ++i) {
+      if (!Row::Holds(lane)) continue;
+      StoreRelaxed(
+          reinterpret_cast<float*>(out.values + (r / 4) * S::kDim + Row::Dim(lane, i)) + r % 4,
+          y.v[i] * rotation.norm);
     }
     if (lane == 0) {
-      StoreRelaxed(out.l + r, NotZero(sh->row_l[r]));
-      StoreRelaxed(out.m + r, NotZero(sh->row_m[r]));
+      StoreRelaxed(out.l + r, sh->row_l[r]);
+      StoreRelaxed(out.m + r, sh->row_m[r]);
     }
   }
   FinishPartial(a, sh, item, kv_head, row_tile, memory, warp, lane);
@@ -790,7 +774,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
   uint8_t* memory = DynamicShared();
   __shared__ Int8Shared<S> sh;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  WaitForKernelBefore();
   const tq_cuda_item item = LoadItem(a);
   int kv_head = item.head_tile, row_tile = 0;
   if (a.plan.row_tiles > 1) {
@@ -838,7 +821,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
   state.LoadTables(sh);
   state.LoadQuery(sh, lane >> 2, lane & 3);
   WalkPages(a, &sh, source, means, &state, item, row_tile, coded_len, total, end, queue, lane);
-  LetNextKernelStart();
   MergeWarps(a, &sh, reinterpret_cast<float*>(memory), &state, item, kv_head, row_tile, warp, lane);
 }
 

@@ -41,6 +41,7 @@ Sequence Measure(const tq_cuda_plan_request& r, int b) {
 }
 
 struct Shape {
+  int tiles;  // column blocks of the int8 path
   int row_tile;
   int row_tiles;
   Int8Config wide, slim;            // of the int8 path
@@ -52,19 +53,28 @@ Int8Config ConfigOf(const tq_cuda_plan_request& r, int tiles, int index) {
 }
 
 // Shared memory of a CTA; whether there are key means is not known here.
-int RingBytes(const tq_cuda_plan_request& r, Int8Config c) {
-  return c.warps * c.Pages() * StageBytes(r.k_format, r.v_format, r.head_dim, true);
+int SharedBytes(const tq_cuda_plan_request& r, int tiles, const Int8Config& c) {
+  const int stage = StageBytes(r.k_format, r.v_format, r.head_dim, true);
+  const Int8Memory m = Int8MemoryOf(c, stage, r.head_dim, tiles);
+  return m.dynamic_bytes + m.static_bytes;
 }
 
-bool Fits(const tq_cuda_plan_request& r, Int8Config c) {
-  constexpr int kStaticBytes = 10 * 1024;
-  return c.warps > 0 && RingBytes(r, c) + kStaticBytes <= r.smem_per_block;
+bool Fits(const tq_cuda_plan_request& r, int tiles, const Int8Config& c) {
+  return c.warps > 0 && SharedBytes(r, tiles, c) <= r.smem_per_block;
 }
 
-// CTAs that an SM holds.
-int Resident(const tq_cuda_plan_request& r, Int8Config c) {
-  constexpr int kOverhead = 8 * 1024;
-  return std::clamp(r.smem_per_sm / (RingBytes(r, c) + kOverhead), 1, c.ctas_per_sm);
+// CTAs that an SM holds; each costs 1 KiB more than it asks for.
+int Resident(const tq_cuda_plan_request& r, int tiles, const Int8Config& c) {
+  return std::clamp(r.smem_per_sm / (SharedBytes(r, tiles, c) + 1024), 1, c.ctas_per_sm);
+}
+
+// Column blocks of the int8 kernel for `rows` query rows; 0: it does not serve this request.
+int TilesOf(const tq_cuda_plan_request& r, int rows) {
+  for (int most = rows; most > 0; most -= kRowsPerTile) {
+    const int tiles = Int8Tiles(r.k_format, r.v_format, r.head_dim, most);
+    if (tiles > 0 && Fits(r, tiles, ConfigOf(r, tiles, kSlimConfig))) return tiles;
+  }
+  return 0;
 }
 
 Shape ShapeOf(const tq_cuda_plan_request& r, int path) {
@@ -73,15 +83,15 @@ Shape ShapeOf(const tq_cuda_plan_request& r, int path) {
   if (path == TQ_CUDA_PATH_PAIR) {
     s.row_tile = kPairRows;
   } else {
-    const bool two = rows > kRowsPerTile && Fits(r, ConfigOf(r, 2, kSlimConfig));
-    const int tiles = two ? 2 : 1;
+    const int tiles = TilesOf(r, rows);
+    s.tiles = tiles;
     s.row_tile = tiles * kRowsPerTile;
     s.wide = ConfigOf(r, tiles, kWideConfig);
     s.slim = ConfigOf(r, tiles, kSlimConfig);
     s.wide_long = ConfigOf(r, tiles, kWideLongConfig);
     s.slim_long = ConfigOf(r, tiles, kSlimLongConfig);
     for (Int8Config* c : {&s.wide, &s.wide_long, &s.slim_long}) {
-      if (!Fits(r, *c)) *c = {0, 0, 0};
+      if (!Fits(r, tiles, *c)) *c = {0, 0, 0};
     }
   }
   s.row_tiles = CeilDiv(rows, s.row_tile);
@@ -218,16 +228,16 @@ std::string WhyUnsupported(const tq_cuda_plan_request& r) {
   if (r.num_sms < 1 || r.smem_per_block < 48 * 1024) {
     return "The device is not described; fill the request from tq_cuda_query_device.";
   }
-  if (r.path == TQ_CUDA_PATH_INT8 && !Fits(r, ConfigOf(r, 1, kSlimConfig))) {
-    return "The int8 kernel serves equal turbo formats and turbo4 keys with turbo3 values, "
-           "head_dim 64, 128 or 256; choose the path automatically.";
+  if (r.path == TQ_CUDA_PATH_INT8 && TilesOf(r, r.group * r.q_len) == 0) {
+    return "The int8 kernel serves equal formats of keys and values up to 4 bits, and turbo4 keys "
+           "with turbo3 values (turbo4t with turbo3t); choose the path automatically.";
   }
   return "";
 }
 
 int ChoosePath(const tq_cuda_plan_request& r) {
   if (r.path != TQ_CUDA_PATH_AUTO) return r.path;
-  return Fits(r, ConfigOf(r, 1, kSlimConfig)) ? TQ_CUDA_PATH_INT8 : TQ_CUDA_PATH_PAIR;
+  return TilesOf(r, r.group * r.q_len) > 0 ? TQ_CUDA_PATH_INT8 : TQ_CUDA_PATH_PAIR;
 }
 
 AttentionPlan PlanAttention(const tq_cuda_plan_request& r, const PlanChoice& choice) {
@@ -257,9 +267,9 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r, const PlanChoice& cho
   if (plan.path == TQ_CUDA_PATH_INT8) {
     const Int8Config slim = shape.slim_long.warps > 0 ? shape.slim_long : shape.slim;
     plan.config = shape.slim_long.warps > 0 ? kSlimLongConfig : kSlimConfig;
-    slots = r.num_sms * Resident(r, slim);
+    slots = r.num_sms * Resident(r, shape.tiles, slim);
     // Equal long items of 3 and 4 bits want no more neighbours than that on an SM.
-    if (even && plan.config == kSlimLongConfig && r.k_format > 2) {
+    if (even && plan.config == kSlimLongConfig && r.k_format > TQ_CUDA_TURBO2) {
       slots = std::min(slots, 2 * r.num_sms);
     }
     least = slim.warps;
@@ -287,7 +297,6 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r, const PlanChoice& cho
     plan.config = choice.config;
     plan.dynamic = choice.dynamic;
   }
-  plan.direct = even ? choice.direct : 0;
 
   if (even) {
     for (Sequence& s : sequences) {

@@ -47,7 +47,6 @@ struct PlanChoice {
   int config = -1;  // -1: the plan's own
   int splits = 0;   // 0: the plan's own; at most kMaxPartials - 1
   int dynamic = 0;
-  int direct = 0;
 };
 
 // The request is supported.

@@ -1,7 +1,7 @@
 #include "kernels/cuda/byte_tables.h"
 
 #include "codec/codebook.h"
-#include "kernels/cuda/tile_layout.h"
+#include "codec/trellis.h"
 
 namespace turboquant::cuda {
 namespace {
@@ -28,7 +28,27 @@ ByteTables MakeByteTables(int bits) {
     a[nibble] = v + 1;
     b[nibble] = -v;
   }
-  return {CentroidUnit(bits), {PackBytes(a), PackBytes(a + 4)}, {PackBytes(b), PackBytes(b + 4)}};
+  return {CentroidUnit(bits),
+          {PackBytes(a), PackBytes(a + 4)},
+          {PackBytes(b), PackBytes(b + 4)},
+          {0, 0},
+          {0, 0}};
+}
+
+ByteTables MakeRowTables(TileFormat format) {
+  const int entries = 1 << (format.bits + (format.trellis ? 1 : 0));
+  const TrellisView trellis =
+      format.trellis ? Trellis(format.bits, TrellisMemory(format.bits)) : TrellisView{};
+  const signed char* steps = format.trellis ? trellis.steps : CentroidSteps(format.bits);
+  const float unit = format.trellis ? trellis.unit : CentroidUnit(format.bits);
+  // The lower half is below 0, the upper one above; its entries undo the sign -1 of the lower one.
+  int v[32] = {0};
+  for (int i = 0; i < entries; ++i) v[i] = steps[i] + (entries > 8 && i >= entries / 2 ? 1 : 0);
+  return {unit,
+          {PackBytes(v), PackBytes(v + 4)},
+          {PackBytes(v + 8), PackBytes(v + 12)},
+          {PackBytes(v + 16), PackBytes(v + 20)},
+          {PackBytes(v + 24), PackBytes(v + 28)}};
 }
 
 int LookUp(const ByteTables& tables, int bits, int nibble) {

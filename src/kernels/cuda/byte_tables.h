@@ -5,20 +5,29 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/tile_layout.h"
+
 namespace turboquant::cuda {
 
-// Bits 2 and 3: the step of nibble n is byte n of `a`. 4 bits: it is a[n] + b[n ^ 8], where PRMT
-// makes of an entry of 8 and more the sign (0 or -1) of entry n - 8.
+// By the number of entries. Up to 8: the step of nibble n is byte n of `a`. 16: it is
+// a[n] + b[n ^ 8], where PRMT makes of an entry of 8 and more the sign (0 or -1) of entry n - 8. 32
+// (coded_row.cuh): `a` to `d` hold 8 entries each; the step is what Below gives plus what Above
+// does.
 struct ByteTables {
   float unit;
   uint32_t a[2];
   uint32_t b[2];
+  uint32_t c[2];
+  uint32_t d[2];
 };
 
-// bits in {2, 3, 4}.
+// Of turbo2, turbo3, turbo4 in fragments, whose 4-bit nibbles are sign and magnitude.
 ByteTables MakeByteTables(int bits);
 
-// What the tables give for a nibble (tests).
+// Of codes in canonical rows (ascending), and of trellis formats.
+ByteTables MakeRowTables(TileFormat format);
+
+// What the tables of up to 16 entries give for a nibble (tests).
 int LookUp(const ByteTables& tables, int bits, int nibble);
 
 }  // namespace turboquant::cuda

@@ -61,6 +61,20 @@ bool ValidAttention(const tq_cuda_attention& p) {
                                      (p.exact_position == nullptr || p.exact_stride > 0)));
 }
 
+cudaError_t LaunchInt8(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  const int d = args.p.cache.head_dim;
+  if (d != 64 && d != 128 && d != 256) return LaunchInt8Odd(args, grid, stream);
+  if (args.layout.k.trellis) return LaunchInt8Trellis(args, grid, stream);
+  switch (d) {
+    case 64:
+      return LaunchInt8Dim64(args, grid, stream);
+    case 128:
+      return LaunchInt8Dim128(args, grid, stream);
+    default:
+      return LaunchInt8Dim256(args, grid, stream);
+  }
+}
+
 tq_cuda_status Attend(const tq_cuda_plan& plan, const tq_cuda_attention& p,
                       const tq_cuda_item* items, void* workspace, cudaStream_t stream) {
   AttentionArgs args{};
@@ -74,16 +88,8 @@ tq_cuda_status Attend(const tq_cuda_plan& plan, const tq_cuda_attention& p,
   const dim3 grid = AttentionGrid(args);
   if (plan.path == TQ_CUDA_PATH_PAIR) return StatusOf(LaunchPair(args, grid, stream));
   if (plan.path != TQ_CUDA_PATH_INT8) return TQ_CUDA_INVALID;
-  switch (p.cache.head_dim) {
-    case 64:
-      return StatusOf(LaunchInt8Dim64(args, grid, stream));
-    case 128:
-      return StatusOf(LaunchInt8Dim128(args, grid, stream));
-    case 256:
-      return StatusOf(LaunchInt8Dim256(args, grid, stream));
-    default:
-      return TQ_CUDA_UNSUPPORTED;
-  }
+  const cudaError_t launched = LaunchInt8(args, grid, stream);
+  return launched == cudaErrorInvalidValue ? TQ_CUDA_UNSUPPORTED : StatusOf(launched);
 }
 
 void Explain(const std::string& text, char* reason, size_t bytes) {

@@ -32,7 +32,7 @@
 extern "C" {
 #endif
 
-#define TQ_CUDA_API_VERSION 1
+#define TQ_CUDA_API_VERSION 2
 
 typedef enum tq_cuda_status {
   TQ_CUDA_OK = 0,
@@ -118,14 +118,12 @@ typedef struct tq_cuda_attention {
   int32_t window;             // 0: none
   const uint32_t* tree_mask;  // device, [batch][q_len]; null: causal
   const float* sinks;         // device, [heads] logits that take weight and give nothing; null
-  int32_t launch_early;  // 1: may start while the kernel before it in the stream ends, and waits
-                         // there until that one is done (compute capability 9.0)
 } tq_cuda_attention;
 
 typedef enum tq_cuda_path {
   TQ_CUDA_PATH_AUTO = 0,
   TQ_CUDA_PATH_INT8 = 1,  // codes to int8 centroids in tensor cores, one launch
-  TQ_CUDA_PATH_PAIR = 2,  // codes to fp16 pairs, every shape, two launches
+  TQ_CUDA_PATH_PAIR = 2,  // codes to fp16, every shape, two launches
 } tq_cuda_path;
 
 // What a plan must know on the host. Lengths may be larger than those at the run, never smaller.
@@ -157,7 +155,6 @@ typedef struct tq_cuda_plan {
   int32_t path;
   int32_t config;    // kernel configuration of the path
   int32_t dynamic;   // 1: the warps of a CTA claim pages at run time
-  int32_t direct;    // 1: partial results are handed over without tickets
   int32_t row_tile;  // query rows of one kv head that one CTA serves
   int32_t row_tiles;
   int32_t num_items;
@@ -168,7 +165,7 @@ typedef struct tq_cuda_plan {
   int32_t split_extra;
   int32_t exact_rows;  // uniform: 0, or rows of the last item
   int32_t num_partials;
-  size_t workspace_bytes;  // device; zero it before the first run with it or with another path
+  size_t workspace_bytes;  // device; zero it before the first run with it
 } tq_cuda_plan;
 
 typedef struct tq_cuda_device {

@@ -33,24 +33,47 @@ constexpr int CommonConfig(int index) {
   return index == kWideLongConfig ? kWideConfig : index == kSlimLongConfig ? kSlimConfig : index;
 }
 
-constexpr int StageBytes(int k_bits, int v_bits, int head_dim, bool extras) {
-  // The record, and room for the page's key mean (fp16).
-  return (k_bits + v_bits) * head_dim * kTileTokens / 8 + 4 * kTileTokens +
-         (extras ? 2 * head_dim : 0);
+// Instances without key means and softcap are built beside those with them for these shapes alone.
+constexpr bool HasPlainInstance(int head_dim, int tiles) { return head_dim == 128 && tiles == 1; }
+
+// Pairs of formats that the int8 kernel is built for.
+constexpr bool Int8Pair(int k_format, int v_format) {
+  const TileFormat k = TileFormatOf(k_format), v = TileFormatOf(v_format);
+  return k.bits >= 2 && k.bits <= 4 && k.trellis == v.trellis &&
+         (k.bits == v.bits || (k.bits == 4 && v.bits == 3));
 }
 
-// tiles: column blocks (1 or 2).
-constexpr Int8Config Int8ConfigOf(int k_bits, int v_bits, int head_dim, int tiles, int index) {
-  const bool same = k_bits == v_bits;
-  if (!same && !(k_bits == 4 && v_bits == 3)) return {0, 0, 0};
-  if (k_bits < 2 || k_bits > 4) return {0, 0, 0};
-  const bool large = k_bits + v_bits >= 7;
+constexpr int RecordBytes(int k_format, int v_format, int head_dim) {
+  return (TileFormatOf(k_format).bits + TileFormatOf(v_format).bits) * head_dim * kTileTokens / 8 +
+         4 * kTileTokens;
+}
+
+// The record, and room for the page's key mean (fp16).
+constexpr int StageBytes(int k_format, int v_format, int head_dim, bool extras) {
+  return RecordBytes(k_format, v_format, head_dim) + (extras ? 2 * head_dim : 0);
+}
+
+// tiles: column blocks (1, 2 or 4).
+constexpr Int8Config Int8ConfigOf(int k_format, int v_format, int head_dim, int tiles, int index) {
+  if (!Int8Pair(k_format, v_format)) return {0, 0, 0};
   const bool slim = index == kSlimConfig;
+  if (OrderOf(TileFormatOf(k_format), head_dim) == TileOrder::kRows) {
+    // Unpacking costs registers and time: one configuration, warps enough to hide each other.
+    const int only = head_dim == 64 || head_dim == 128 ? 2 : 1;
+    if (!slim || tiles != only) return {0, 0, 0};
+    return {4, head_dim >= 192 ? 0 : 2, tiles == 2 && head_dim == 128 ? 2 : 3};
+  }
+  const int bits = k_format + v_format;
+  const bool large = bits >= 7;
   if (index == kWideLongConfig || index == kSlimLongConfig) {
     if (head_dim != 128 || tiles != 1) return {0, 0, 0};
     if (index == kSlimLongConfig) return {4, 0, 4};
     return large ? Int8Config{12, 0, 1} : Int8Config{16, 0, 1};
   }
+  // As many query rows as registers hold sums of: 8 warps an SM.
+  if (tiles * head_dim == 512)
+    return slim ? Int8Config{4, head_dim == 256 ? 0 : 2, 2} : Int8Config{0, 0, 0};
+  if (tiles == 4 && head_dim == 64) return slim ? Int8Config{4, 2, 3} : Int8Config{0, 0, 0};
   if (head_dim == 128) {
     if (tiles == 1) return slim ? Int8Config{4, 2, large ? 3 : 4} : Int8Config{8, 2, large ? 1 : 2};
     if (tiles == 2) return slim ? Int8Config{4, 2, 2} : Int8Config{8, 2, 1};
@@ -60,6 +83,41 @@ constexpr Int8Config Int8ConfigOf(int k_bits, int v_bits, int head_dim, int tile
     return slim ? Int8Config{large ? 3 : 4, 2, 2} : Int8Config{large ? 6 : 8, 2, 1};
   }
   return {0, 0, 0};
+}
+
+// Column blocks for a number of query rows: as few as hold them all, else the most there are.
+// 0: the int8 kernel is not built for this shape.
+constexpr int Int8Tiles(int k_format, int v_format, int head_dim, int rows) {
+  int tiles = 0;
+  for (const int n : {1, 2, 4}) {
+    if (Int8ConfigOf(k_format, v_format, head_dim, n, kSlimConfig).warps == 0) continue;
+    tiles = n;
+    if (n * kRowsPerTile >= rows) break;
+  }
+  return tiles;
+}
+
+// Bytes of a column of the query: k steps are of 32 dims.
+constexpr int PaddedDim(int head_dim) { return (head_dim + 31) / 32 * 32; }
+
+// Dynamic shared memory of a CTA. After the walk over pages the ring holds: one partial a warp, the
+// sum, rows by group; or the states of exact rows.
+struct Int8Memory {
+  int merge_floats, exact_floats, groups, dynamic_bytes, static_bytes;
+};
+
+constexpr Int8Memory Int8MemoryOf(const Int8Config& c, int stage_bytes, int head_dim, int tiles) {
+  const int rows = kRowsPerTile * tiles, quads = tiles * head_dim, threads = 32 * c.warps;
+  Int8Memory m{};
+  m.groups = threads > quads ? threads / quads : 1;
+  m.merge_floats = c.warps * (4 * quads + rows) + 4 * quads + m.groups * rows * head_dim;
+  m.exact_floats = c.warps * (4 * head_dim + 12) + rows * head_dim;
+  const int floats = m.merge_floats > m.exact_floats ? m.merge_floats : m.exact_floats;
+  const int ring = c.warps * c.Pages() * stage_bytes;
+  m.dynamic_bytes = ring > 4 * floats ? ring : 4 * floats;
+  // Queries, weights of partials, and less than 1 KiB of the rest.
+  m.static_bytes = rows * (2 * PaddedDim(head_dim) + 4 * head_dim + 4 * kMaxPartials) + 1024;
+  return m;
 }
 
 }  // namespace turboquant::cuda

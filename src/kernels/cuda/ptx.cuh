@@ -75,6 +75,27 @@ __device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
   return v;
 }
 
+__device__ __forceinline__ uint2 LoadShared8(uint32_t address) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0,%1},[%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
+  return v;
+}
+__device__ __forceinline__ uint32_t LoadShared4(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0,[%1];" : "=r"(v) : "r"(address));
+  return v;
+}
+__device__ __forceinline__ uint32_t LoadShared2(uint32_t address) {
+  uint16_t v;
+  asm volatile("ld.shared.u16 %0,[%1];" : "=h"(v) : "r"(address));
+  return v;
+}
+
+// The upper word of {high, low} << n; n is taken modulo 32.
+__device__ __forceinline__ uint32_t FunnelLeft(uint32_t low, uint32_t high, int n) {
+  return __funnelshift_l(low, high, static_cast<uint32_t>(n));
+}
+
 // Words of read-only memory if `there`; else they stay. Nothing waits for them before their use.
 __device__ __forceinline__ void LoadIf(const void* from, bool there, uint32_t* w) {
   asm volatile("{.reg .pred P;\nsetp.ne.s32 P,%2,0;\n@P ld.global.nc.b32 %0,[%1];}"
@@ -120,21 +141,6 @@ __device__ __forceinline__ int TakeTicket(int* counter) {
   int old;
   asm volatile("atom.add.acq_rel.gpu.s32 %0,[%1],1;" : "=r"(old) : "l"(counter) : "memory");
   return old;
-}
-
-// Holds back until the kernel before this one in the stream is done, if this one was launched
-// early.
-__device__ __forceinline__ void WaitForKernelBefore() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-// From here on the next kernel of the stream may be launched early.
-__device__ __forceinline__ void LetNextKernelStart() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
 }
 
 // A warp's own ring of pages in shared memory. Request and Wait are called by the whole warp.

@@ -139,11 +139,11 @@ __global__ void __launch_bounds__(32 * kWarps) ScorePages(const __grid_constant_
 #pragma unroll
       for (int j = 0; j < kWords; ++j) {
         const uint32_t b[1][2] = {{q[0][2 * j], q[0][2 * j + 1]}};
-        uint32_t x[kChains], y[kChains];
+        uint32_t x[1][kChains], y[1][kChains];
 #pragma unroll
         for (int chain = 0; chain < kChains; ++chain) {
-          x[chain] = words[2 * chain * kWords + j];
-          y[chain] = words[(2 * chain + 1) * kWords + j];
+          x[0][chain] = words[2 * chain * kWords + j];
+          y[0][chain] = words[(2 * chain + 1) * kWords + j];
         }
         MmaLookUp<kBits, 1, false, kChains>(acc, x, y, a.tables, a.high_half, b);
       }

@@ -38,14 +38,17 @@ struct TileFormat {
   bool trellis;
 };
 
-TQ_HD inline TileOrder OrderOf(TileFormat f, int head_dim) {
+// Of a format of the C interface (tq_cuda_format); trellis formats are 16 above their bits.
+TQ_HD constexpr TileFormat TileFormatOf(int format) { return {format & 15, format >= 16}; }
+
+TQ_HD constexpr TileOrder OrderOf(TileFormat f, int head_dim) {
   const bool fast =
       !f.trellis && f.bits <= 4 && (head_dim == 64 || head_dim == 128 || head_dim == 256);
   return fast ? TileOrder::kFragment : TileOrder::kRows;
 }
 
 // Path memory of the trellis of turboNt (64 states at 2 bits, 8 at 3 and 4).
-TQ_HD inline int TrellisMemory(int bits) { return bits == 2 ? 6 : 3; }
+TQ_HD constexpr int TrellisMemory(int bits) { return bits == 2 ? 6 : 3; }
 
 TQ_HD inline int CodeAreaBytes(TileFormat f, int head_dim) {
   return f.bits * head_dim * kTileTokens / 8;

@@ -7,7 +7,7 @@
 namespace turboquant::cuda {
 
 template <auto kKernel, class Args>
-cudaError_t LaunchKernel(dim3 grid, int threads, int dynamic_bytes, bool, cudaStream_t,
+cudaError_t LaunchKernel(dim3 grid, int threads, int dynamic_bytes, cudaStream_t,
                          const Args& args) {
   return emulation::Launch(grid, threads, static_cast<size_t>(dynamic_bytes),
                            [&] { kKernel(args); })
