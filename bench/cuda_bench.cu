@@ -172,6 +172,8 @@ std::vector<Shape> Shapes(bool quick) {
       shapes.push_back(
           {"d" + std::to_string(d) + " B8 32K", format, format, d, 8, 4, 1, even(8, 32768)});
     }
+    shapes.push_back({"GQA8 B1 32K", format, format, 128, 8, 8, 1, even(1, 32768)});
+    shapes.push_back({"d96 B1 32K", format, format, 96, 8, 4, 1, even(1, 32768)});
     shapes.push_back({"d96 MHA B8 8K", format, format, 96, 32, 1, 1, even(8, 8192)});
   }
   for (const auto& [k, v] :
@@ -239,7 +241,7 @@ int Main(int argc, char** argv) {
   if (only == "sweep") {
     for (const Shape& s : Shapes(false)) {
       const bool plain = s.name[0] == 'B' && s.format_k == s.format_v;
-      if (!plain || !wanted(s) || (quick && s.format_k == 2)) continue;
+      if ((names.empty() ? !plain : !wanted(s)) || (quick && s.format_k == 2)) continue;
       ok = SweepShape(s, device, roofline, &report) && ok;
     }
   }

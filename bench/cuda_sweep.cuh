@@ -20,7 +20,17 @@ struct SweepResult {
 class Sweep {
  public:
   Sweep(const Shape& s, const tq_cuda_device& device)
-      : shape_(s), cache_(s, kRotateBytes), request_(cache_.Request(device)), device_(device) {}
+      : shape_(s),
+        cache_(s, kRotateBytes),
+        request_(cache_.Request(device)),
+        device_(device),
+        plan_(PlanAttention(request_).plan) {}
+
+  // Column blocks that the plan's kernel has.
+  int tiles() const { return plan_.row_tile / kRowsPerTile; }
+  Int8Config Config(int index) const {
+    return Int8ConfigOf(shape_.format_k, shape_.format_v, shape_.head_dim, tiles(), index);
+  }
 
   // Times a plan; checks all of its output against the first plan's, and one head of it against
   // double.
@@ -60,7 +70,7 @@ class Sweep {
 
   // Splits worth a try with a configuration.
   std::set<int> Splits(int index) const {
-    const Int8Config c = Int8ConfigOf(shape_.format_k, shape_.format_v, shape_.head_dim, 1, index);
+    const Int8Config c = Config(index);
     std::set<int> out;
     if (c.warps == 0) return out;
     const int bytes =
@@ -68,7 +78,7 @@ class Sweep {
         static_cast<int>(tq_cuda_record_bytes(shape_.format_k, shape_.format_v, shape_.head_dim));
     if (bytes + 10 * 1024 > device_.smem_per_block) return out;
     const int resident = std::clamp(device_.smem_per_sm / (bytes + 6 * 1024), 1, c.ctas_per_sm);
-    const int heads = static_cast<int>(shape_.lens.size()) * shape_.kv_heads;
+    const int heads = static_cast<int>(shape_.lens.size()) * shape_.kv_heads * plan_.row_tiles;
     const int pages = shape_.lens[0] / kTileTokens;
     for (int ctas = 1; ctas <= resident; ++ctas)
       Add(device_.num_sms * ctas / heads, c, pages, &out);
@@ -102,12 +112,12 @@ class Sweep {
   BenchCache cache_;
   tq_cuda_plan_request request_;
   tq_cuda_device device_;
+  tq_cuda_plan plan_;
   std::vector<float> first_;
 };
 
-inline void AddSweepRow(const Shape& s, const SweepResult& r, const char* what, double gbps,
-                        Report* report) {
-  const Int8Config c = Int8ConfigOf(s.format_k, s.format_v, s.head_dim, 1, r.config);
+inline void AddSweepRow(const Shape& s, const SweepResult& r, const Int8Config& c, const char* what,
+                        double gbps, Report* report) {
   char line[400];
   std::snprintf(line, sizeof(line),
                 "{\"kind\":\"sweep\",\"what\":\"%s\",\"name\":\"%s\",\"k\":%d,\"v\":%d,"
@@ -133,8 +143,8 @@ inline bool SweepShape(const Shape& s, const tq_cuda_device& device, const Roofl
   std::vector<SweepResult> all;
   const auto measure = [&](const char* what, const PlanChoice& choice, int replays) {
     const SweepResult r = sweep.Measure(choice, replays);
-    AddSweepRow(s, r, what, sweep.Bytes() / r.us * 1e-3, report);
-    const Int8Config c = Int8ConfigOf(s.format_k, s.format_v, s.head_dim, 1, r.config);
+    const Int8Config c = sweep.Config(r.config);
+    AddSweepRow(s, r, c, what, sweep.Bytes() / r.us * 1e-3, report);
     if (!(r.error <= 1e-3)) {
       std::printf("  WRONG: ");
       ok = false;

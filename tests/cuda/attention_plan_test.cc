@@ -117,8 +117,8 @@ TEST(AttentionPlan, TheCacheIsReadOnceForAsManyRowsAsPossible) {
     EXPECT_EQ(tile(TQ_CUDA_TURBO3, d, 4), 4);
     EXPECT_EQ(tile(TQ_CUDA_TURBO3, d, 5), 8);
     EXPECT_EQ(tile(TQ_CUDA_TURBO3, d, 16), 16);
-    EXPECT_EQ(tile(TQ_CUDA_TURBO3T, d, 1), 8);
-    EXPECT_EQ(tile(TQ_CUDA_TURBO3T, d, 16), 8);
+    EXPECT_EQ(tile(TQ_CUDA_TURBO3T, d, 4), 4);
+    EXPECT_EQ(tile(TQ_CUDA_TURBO3T, d, 16), d == 128 ? 8 : 4);
   }
   EXPECT_EQ(tile(TQ_CUDA_TURBO4, 256, 8), 8);
   EXPECT_EQ(tile(TQ_CUDA_TURBO4, 256, 16), 8);

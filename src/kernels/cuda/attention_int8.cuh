@@ -387,20 +387,48 @@ struct Int8Warp {
     const float to_int = 65280.0f * Reciprocal(largest);
 #pragma unroll
     for (int i = 0; i < 8; ++i) value_scale[i] *= to_int;
+    // All column blocks step by step together: their chains of shuffles hide each other.
+    float most[kTiles], keep[kTiles], take[kTiles];
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      float most = kNoLogit;
+      most[n] = kNoLogit;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) most = fmaxf(most, s[n][i]);
+      for (int i = 0; i < 8; ++i) most[n] = fmaxf(most[n], s[n][i]);
+    }
 #pragma unroll
-      for (int k = 4; k < 32; k *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, k));
+    for (int k = 4; k < 32; k *= 2) {
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        most[n] = fmaxf(most[n], __shfl_xor_sync(kAllLanes, most[n], k));
+      }
+    }
+    bool same = true;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      const float largest_m = fmaxf(m[n], most[n]);
+      keep[n] = Exp2(m[n] - largest_m);
+      take[n] = Exp2(most[n] - largest_m);
+      m[n] = largest_m;
+      inverse[n] = largest * take[n] * value_step;
+      same = same && keep[n] == 1.0f;
+    }
+    if (!__all_sync(kAllLanes, same)) {
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        l[n] *= keep[n];
+#pragma unroll
+        for (int i = 0; i < S::kDim / 8; ++i) o[n][i] *= keep[n];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
       float sum = 0.0f;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint32_t x[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float e = Exp2(s[n][4 * half + i] - most);
+          const float e = Exp2(s[n][4 * half + i] - most[n]);
           sum += e;
           // 2^23 + v: the integer v lies in the low bits.
           x[i] = __float_as_uint(fmaf(e, value_scale[4 * half + i], 8388608.0f));
@@ -414,15 +442,7 @@ struct Int8Warp {
         b[n][half][0] = odd ? r1 : r0;
         b[n][half][1] = odd ? r0 : r1;
       }
-      const float largest_m = fmaxf(m[n], most);
-      const float keep = Exp2(m[n] - largest_m), take = Exp2(most - largest_m);
-      m[n] = largest_m;
-      l[n] = fmaf(l[n], keep, sum * take);
-      inverse[n] = largest * take * value_step;
-      if (!__all_sync(kAllLanes, keep == 1.0f)) {
-#pragma unroll
-        for (int i = 0; i < S::kDim / 8; ++i) o[n][i] *= keep;
-      }
+      l[n] = fmaf(sum, take[n], l[n]);
     }
   }
 

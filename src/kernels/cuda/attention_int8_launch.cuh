@@ -13,38 +13,32 @@ cudaError_t LaunchInt8(const AttentionArgs& args, dim3 grid, cudaStream_t stream
   return LaunchKernel<AttendInt8<S>>(grid, S::kThreads, S::kSharedBytes, stream, args);
 }
 
-// The instance of the plan's configuration, or of the common one in its place: any configuration
-// can run any plan.
-template <int kKeyFormat, int kValueFormat, int kDim, int kTiles, bool kExtras, int kIndex>
-cudaError_t LaunchInt8Config(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
-  constexpr bool kBuilt = Int8ConfigOf(kKeyFormat, kValueFormat, kDim, kTiles, kIndex).warps > 0 &&
-                          (!kExtras || kIndex == CommonConfig(kIndex));
-  if constexpr (kBuilt) {
-    if (args.plan.config == kIndex) {
-      return LaunchInt8<Int8Shape<kKeyFormat, kValueFormat, kDim, kTiles, kIndex, kExtras>>(
-          args, grid, stream);
-    }
-  }
-  if constexpr (kIndex + 1 < kInt8Configs) {
-    return LaunchInt8Config<kKeyFormat, kValueFormat, kDim, kTiles, kExtras, kIndex + 1>(args, grid,
-                                                                                         stream);
+// The instance of configuration `config`, kIndex or a later one, or of the slim one in its place.
+template <int kKeyFormat, int kValueFormat, int kDim, int kTiles, int kIndex = 0>
+cudaError_t LaunchInt8Config(const AttentionArgs& args, int config, dim3 grid,
+                             cudaStream_t stream) {
+  if constexpr (kIndex == kInt8Configs) {
+    return LaunchInt8Config<kKeyFormat, kValueFormat, kDim, kTiles, kSlimConfig>(args, kSlimConfig,
+                                                                                 grid, stream);
   } else {
-    return LaunchInt8<Int8Shape<kKeyFormat, kValueFormat, kDim, kTiles, kSlimConfig, kExtras>>(
-        args, grid, stream);
+    if constexpr (Int8ConfigOf(kKeyFormat, kValueFormat, kDim, kTiles, kIndex).warps > 0) {
+      if (config == kIndex) {
+        return LaunchInt8<
+            Int8Shape<kKeyFormat, kValueFormat, kDim, kTiles, kIndex, !IsPlain(kIndex)>>(args, grid,
+                                                                                         stream);
+      }
+    }
+    return LaunchInt8Config<kKeyFormat, kValueFormat, kDim, kTiles, kIndex + 1>(args, config, grid,
+                                                                                stream);
   }
 }
 
+// Any configuration can run any plan.
 template <int kKeyFormat, int kValueFormat, int kDim, int kTiles>
 cudaError_t LaunchInt8Tiles(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
-  if constexpr (HasPlainInstance(kDim, kTiles) &&
-                OrderOf(TileFormatOf(kKeyFormat), kDim) == TileOrder::kFragment) {
-    if (!(args.p.softcap > 0.0f) && args.p.cache.mean_tokens == 0) {
-      return LaunchInt8Config<kKeyFormat, kValueFormat, kDim, kTiles, false, 0>(args, grid, stream);
-    }
-  }
-  AttentionArgs common = args;
-  common.plan.config = CommonConfig(args.plan.config);
-  return LaunchInt8Config<kKeyFormat, kValueFormat, kDim, kTiles, true, 0>(common, grid, stream);
+  const bool plain = !(args.p.softcap > 0.0f) && args.p.cache.mean_tokens == 0;
+  const int config = plain ? args.plan.config : CommonConfig(args.plan.config);
+  return LaunchInt8Config<kKeyFormat, kValueFormat, kDim, kTiles>(args, config, grid, stream);
 }
 
 template <int kKeyFormat, int kValueFormat, int kDim, int kTiles = 1>

@@ -33,8 +33,8 @@ constexpr int CommonConfig(int index) {
   return index == kWideLongConfig ? kWideConfig : index == kSlimLongConfig ? kSlimConfig : index;
 }
 
-// Instances without key means and softcap are built beside those with them for these shapes alone.
-constexpr bool HasPlainInstance(int head_dim, int tiles) { return head_dim == 128 && tiles == 1; }
+// Configurations of long items have no instance with key means and softcap, the others serve both.
+constexpr bool IsPlain(int index) { return index != CommonConfig(index); }
 
 // Pairs of formats that the int8 kernel is built for.
 constexpr bool Int8Pair(int k_format, int v_format) {
@@ -57,11 +57,12 @@ constexpr int StageBytes(int k_format, int v_format, int head_dim, bool extras) 
 constexpr Int8Config Int8ConfigOf(int k_format, int v_format, int head_dim, int tiles, int index) {
   if (!Int8Pair(k_format, v_format)) return {0, 0, 0};
   const bool slim = index == kSlimConfig;
+  const bool trellis = TileFormatOf(k_format).trellis;
   if (OrderOf(TileFormatOf(k_format), head_dim) == TileOrder::kRows) {
     // Unpacking costs registers and time: one configuration, warps enough to hide each other.
-    const int only = head_dim == 64 || head_dim == 128 ? 2 : 1;
-    if (!slim || tiles != only) return {0, 0, 0};
-    return {4, head_dim >= 192 ? 0 : 2, tiles == 2 && head_dim == 128 ? 2 : 3};
+    if (!slim || tiles > 2 || (tiles == 2 && head_dim != 128)) return {0, 0, 0};
+    if (trellis && (head_dim == 80 || head_dim == 192)) return {0, 0, 0};
+    return {4, head_dim >= 192 ? 0 : 2, tiles == 2 ? 2 : 3};
   }
   const int bits = k_format + v_format;
   const bool large = bits >= 7;
@@ -71,8 +72,10 @@ constexpr Int8Config Int8ConfigOf(int k_format, int v_format, int head_dim, int 
     return large ? Int8Config{12, 0, 1} : Int8Config{16, 0, 1};
   }
   // As many query rows as registers hold sums of: 8 warps an SM.
-  if (tiles * head_dim == 512)
-    return slim ? Int8Config{4, head_dim == 256 ? 0 : 2, 2} : Int8Config{0, 0, 0};
+  if (tiles == 4 && head_dim == 128) {
+    return slim ? Int8Config{4, 2, 2} : Int8Config{8, 2, 1};
+  }
+  if (tiles == 2 && head_dim == 256) return slim ? Int8Config{4, 0, 2} : Int8Config{0, 0, 0};
   if (tiles == 4 && head_dim == 64) return slim ? Int8Config{4, 2, 3} : Int8Config{0, 0, 0};
   if (head_dim == 128) {
     if (tiles == 1) return slim ? Int8Config{4, 2, large ? 3 : 4} : Int8Config{8, 2, large ? 1 : 2};
