@@ -54,8 +54,9 @@ def main():
     print("\n| rows | us | rows/s |\n|---|---|---|")
     for r in ours:
         if r["kind"] == "encode":
-            print("| encode turbo%d, %d sequences x %d tokens x 8 heads, K and V | %.1f | %.2e |"
-                  % (r["format"], r["batch"], r["tokens"], r["us"], r["rows_per_s"]))
+            name = "turbo%dt" % (r["format"] - 16) if r["format"] > 16 else "turbo%d" % r["format"]
+            print("| encode %s, %d sequences x %d tokens x 8 heads, K and V | %.1f | %.2e |"
+                  % (name, r["batch"], r["tokens"], r["us"], r["rows_per_s"]))
         if r["kind"] == "scores":
             print("| inner products turbo%d, %d queries | %.1f | %.2e |"
                   % (r["format"], r["queries"], r["us"], r["rows_per_s"]))

@@ -10,6 +10,8 @@
 #include "kernels/cuda/attention_pair.cuh"
 #include "kernels/cuda/attention_reference.h"
 #include "kernels/cuda/encode_pages.cuh"
+#include "kernels/cuda/encode_rows.cuh"
+#include "kernels/cuda/encode_trellis.cuh"
 #include "tests/cuda/cuda_case.h"
 
 namespace turboquant::cuda {
@@ -199,9 +201,11 @@ INSTANTIATE_TEST_SUITE_P(All, PairEmulated, ::testing::ValuesIn(PairCases()),
 
 class EncodeEmulated : public ::testing::TestWithParam<CudaCase> {};
 
-// Coded rows [first, first + n) of every sequence, by the kernel that `append` says.
+enum class Encoder { kPages, kRows, kAppend };
+
+// Coded rows [first, first + n) of every sequence.
 void EncodeSome(const CudaCase& c, const CudaTensors& t, tq_cuda_cache cache, int first, int n,
-                bool append) {
+                Encoder encoder) {
   std::vector<int32_t> first_token, num_rows;
   for (const int len : c.coded_len) {
     first_token.push_back(std::min(first, len));
@@ -222,14 +226,27 @@ void EncodeSome(const CudaCase& c, const CudaTensors& t, tq_cuda_cache cache, in
   p.max_rows = n;
   WithHeadDim(c.head_dim, [&](auto dim) {
     if constexpr (dim.value == 64 || dim.value == 128 || dim.value == 256) {
-      if (append) {
+      if (encoder == Encoder::kAppend) {
         const AppendArgs args{p, t.layout};
         ASSERT_TRUE(emulation::Launch(AppendGrid(p), 32 * kAppendWarps, 0,
                                       [&] { AppendRows<dim.value>(args); }));
         return;
       }
     }
+    if constexpr (dim.value == 64 || dim.value == 128) {
+      if (encoder == Encoder::kRows) {
+        // Whole multiprocessors, and halves of them where shared memory is short.
+        constexpr int kSms = 1, kLarge = 227 << 10, kSmall = 99 << 10;
+        const EncodeRowsArgs args = MakeEncodeRowsArgs(p, t.layout);
+        const int bytes = first == 0 ? kSmall : kLarge;
+        ASSERT_EQ(LaunchEncodeRows<dim.value>(args, kSms, bytes, nullptr), cudaSuccess);
+        return;
+      }
+    }
     const EncodeArgs args{p, t.layout};
+    if (t.layout.k.trellis || t.layout.v.trellis) {
+      ASSERT_EQ(LaunchTrellisPages<dim.value>(args, nullptr), cudaSuccess);
+    }
     ASSERT_TRUE(emulation::Launch(EncodeGrid(p), EncodeShape<dim.value>::kThreads, 0,
                                   [&] { EncodePages<dim.value>(args); }));
   });
@@ -243,11 +260,11 @@ void LeaveGarbage(const CudaCase& c, const Rotation& k, const Rotation& v) {
   CudaTensors t = DrawTensors(other, k, v, 6);
   tq_cuda_cache cache = HostAttention(other, t).cache;
   cache.records = t.records.data();
-  EncodeSome(other, t, cache, 0, kTileTokens, false);
+  EncodeSome(other, t, cache, 0, kTileTokens, Encoder::kPages);
 }
 
-TEST_P(EncodeEmulated, BytesAreThoseOfTheScalarTruth) {
-  const CudaCase& c = GetParam();
+// Codes everything, chunks by `chunks`, and compares with the scalar truth.
+void ExpectTruth(const CudaCase& c, Encoder chunks) {
   const Rotation k(c.head_dim, 11), v(c.head_dim, 12);
   LeaveGarbage(c, k, v);
   CudaTensors t = DrawTensors(c, k, v, 5);
@@ -264,12 +281,13 @@ TEST_P(EncodeEmulated, BytesAreThoseOfTheScalarTruth) {
   cache.records = t.records.data();
   const bool fragments = OrderOf(t.layout.k, c.head_dim) == TileOrder::kFragment &&
                          OrderOf(t.layout.v, c.head_dim) == TileOrder::kFragment;
+  const Encoder single = fragments ? Encoder::kAppend : chunks;
   // Chunks, the first of which leaves whole warps without a row; single tokens over the border of a
   // page; the rest.
-  EncodeSome(c, t, cache, 0, 36, false);
-  EncodeSome(c, t, cache, 36, 24, false);
-  for (int i = 60; i < 70; ++i) EncodeSome(c, t, cache, i, 1, fragments);
-  EncodeSome(c, t, cache, 70, t.max_coded - 70, false);
+  EncodeSome(c, t, cache, 0, 36, chunks);
+  EncodeSome(c, t, cache, 36, 24, chunks);
+  for (int i = 60; i < 70; ++i) EncodeSome(c, t, cache, i, 1, single);
+  EncodeSome(c, t, cache, 70, t.max_coded - 70, chunks);
   int wrong = 0;
   uint8_t got_codes[kMaxTileHeadDim], want_codes[kMaxTileHeadDim];
   for (int b = 0; b < static_cast<int>(c.coded_len.size()); ++b) {
@@ -298,6 +316,14 @@ TEST_P(EncodeEmulated, BytesAreThoseOfTheScalarTruth) {
   EXPECT_EQ(wrong, 0);
 }
 
+TEST_P(EncodeEmulated, BytesAreThoseOfTheScalarTruth) { ExpectTruth(GetParam(), Encoder::kPages); }
+
+class EncodeRowsEmulated : public ::testing::TestWithParam<CudaCase> {};
+
+TEST_P(EncodeRowsEmulated, BytesAreThoseOfTheScalarTruth) {
+  ExpectTruth(GetParam(), Encoder::kRows);
+}
+
 std::vector<CudaCase> EncodeCases() {
   std::vector<CudaCase> cases;
   for (const int d : {64, 80, 96, 128, 192, 256}) {
@@ -313,6 +339,14 @@ std::vector<CudaCase> EncodeCases() {
       }
     }
   }
+  for (const int d : {64, 80, 128, 256}) {
+    for (const auto& [k, v] : std::vector<std::pair<int, int>>{{18, 20}, {19, 3}}) {
+      CudaCase c;
+      c.head_dim = d, c.k_format = k, c.v_format = v, c.coded_len = {90, 67}, c.means = v == 3;
+      c.name = "d" + std::to_string(d) + "_formats" + std::to_string(k) + "_" + std::to_string(v);
+      cases.push_back(c);
+    }
+  }
   CudaCase mixed;
   mixed.k_format = 4, mixed.v_format = 3, mixed.dtype = TQ_CUDA_F16, mixed.coded_len = {150, 67};
   mixed.name = "mixed_f16";
@@ -321,6 +355,22 @@ std::vector<CudaCase> EncodeCases() {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EncodeEmulated, ::testing::ValuesIn(EncodeCases()),
+                         [](const auto& info) { return info.param.name; });
+
+// Those that one lane a row serves.
+std::vector<CudaCase> EncodeRowsCases() {
+  std::vector<CudaCase> cases;
+  for (const CudaCase& c : EncodeCases()) {
+    tq_cuda_encode_params p{};
+    p.rows.dtype = c.dtype;
+    TileFormat k, v;
+    if (!ParseTileFormat(c.k_format, &k) || !ParseTileFormat(c.v_format, &v)) continue;
+    if (EncodeRowsServes(p, MakeRecordLayout(k, v, c.head_dim))) cases.push_back(c);
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EncodeRowsEmulated, ::testing::ValuesIn(EncodeRowsCases()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

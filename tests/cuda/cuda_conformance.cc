@@ -342,10 +342,8 @@ bool RunCase(const CudaCase& c, const tq_cuda_device& gpu, uint64_t seed) {
   const Rotation k(c.head_dim, kKeySeed), v(c.head_dim, kValueSeed);
   CudaTensors t = DrawTensors(c, k, v, seed);
   Verdict verdict;
-  const bool trellis = t.layout.k.trellis || t.layout.v.trellis;
-  if (trellis) FillRecords(c, &t, k, v);
   const DeviceCase device(c, t);
-  if (!trellis && t.max_coded > 0) {
+  if (t.max_coded > 0) {
     // A chunk, one token, the rest: pages are filled in parts.
     const int cut = std::min(t.max_coded, t.max_coded * 2 / 5);
     if (cut > 0) EncodeSome(c, t, device, 0, cut, &verdict);

@@ -99,51 +99,53 @@ TEST(TileLayout, RowsRoundTripAndKeepTheirNeighbours) {
 }
 
 // Words as append.cu writes them, against the record that StoreTileRow writes.
-template <int kDim>
-void ExpectTokenWords(int bits) {
-  const TileFormat f{bits, false};
+template <int kDim, int kBits, bool kValues>
+void ExpectTokenWords() {
+  using Words = TokenWords<kDim, kBits, kValues>;
+  const TileFormat f{kBits, false};
   const RecordLayout layout = MakeRecordLayout(f, f, kDim);
-  SplitMix64 random(static_cast<uint64_t>(bits * kDim));
+  SplitMix64 random(static_cast<uint64_t>(kBits * kDim));
   std::vector<uint32_t> before(static_cast<size_t>(layout.bytes / 4));
   for (uint32_t& x : before) x = static_cast<uint32_t>(random.Next());
-  for (const bool value_side : {false, true}) {
-    for (int token = 0; token < kTileTokens; ++token) {
-      std::vector<uint8_t> codes(static_cast<size_t>(bits * kDim / 8)), nibbles(kDim);
-      for (uint8_t& x : codes) x = static_cast<uint8_t>(random.Next());
-      for (int i = 0; i < kDim; ++i) {
-        nibbles[static_cast<size_t>(i)] =
-            static_cast<uint8_t>(CodeToNibble(bits, LoadCode(bits, codes.data(), kDim, i)));
-      }
-      std::vector<uint32_t> want = before, got = before;
-      StoreTileRow(layout, reinterpret_cast<uint8_t*>(want.data()), value_side, token, codes.data(),
-                   7);
-      uint32_t* area = got.data() + (value_side ? layout.v_codes / 4 : 0);
-      const TokenWords<kDim> words{bits, token, value_side};
-      std::set<int> places;
-      const auto store = [&](const WordPlace& p, uint32_t content) {
-        EXPECT_EQ(content & ~p.mask, 0u);
-        EXPECT_TRUE(places.insert(p.index).second) << "two lanes write one word";
-        area[p.index] = (area[p.index] & ~p.mask) | content;
-      };
-      EXPECT_LE(words.NumLow(), kDim);
-      EXPECT_LE(words.NumHigh(), kDim / 2);
-      for (int w = 0; w < words.NumLow(); ++w)
-        store(words.Low(w), words.LowBits(w, nibbles.data()));
-      for (int w = 0; w < words.NumHigh(); ++w) {
-        store(words.High(w), words.HighBits(w, nibbles.data()));
-      }
-      EXPECT_EQ(std::memcmp(got.data(), want.data(), static_cast<size_t>(layout.k_scales)), 0)
-          << bits << " " << kDim << " " << value_side << " " << token;
+  for (int token = 0; token < kTileTokens; ++token) {
+    std::vector<uint8_t> codes(static_cast<size_t>(kBits * kDim / 8));
+    alignas(4) uint8_t nibbles[kDim];
+    for (uint8_t& x : codes) x = static_cast<uint8_t>(random.Next());
+    for (int i = 0; i < kDim; ++i) {
+      nibbles[i] =
+          static_cast<uint8_t>(CodeToNibble(kBits, LoadCode(kBits, codes.data(), kDim, i)));
     }
+    std::vector<uint32_t> want = before, got = before;
+    StoreTileRow(layout, reinterpret_cast<uint8_t*>(want.data()), kValues, token, codes.data(), 7);
+    uint32_t* area = got.data() + (kValues ? layout.v_codes / 4 : 0);
+    const Words words{token};
+    std::set<int> places;
+    const auto store = [&](const WordPlace& p, uint32_t content) {
+      EXPECT_EQ(content & ~p.mask, 0u);
+      EXPECT_TRUE(places.insert(p.index).second) << "two lanes write one word";
+      area[p.index] = (area[p.index] & ~p.mask) | content;
+    };
+    for (int w = 0; w < Words::kLow; ++w) store(words.Low(w), words.LowBits(w, nibbles));
+    for (int w = 0; w < Words::kHigh; ++w) store(words.High(w), words.HighBits(w, nibbles));
+    EXPECT_EQ(std::memcmp(got.data(), want.data(), static_cast<size_t>(layout.k_scales)), 0)
+        << kBits << " " << kDim << " " << kValues << " " << token;
   }
 }
 
+template <int kDim>
+void ExpectTokenWordsOfDim() {
+  ExpectTokenWords<kDim, 2, false>();
+  ExpectTokenWords<kDim, 2, true>();
+  ExpectTokenWords<kDim, 3, false>();
+  ExpectTokenWords<kDim, 3, true>();
+  ExpectTokenWords<kDim, 4, false>();
+  ExpectTokenWords<kDim, 4, true>();
+}
+
 TEST(TokenWords, AreThoseOfTheTokenAlone) {
-  for (const int bits : {2, 3, 4}) {
-    ExpectTokenWords<64>(bits);
-    ExpectTokenWords<128>(bits);
-    ExpectTokenWords<256>(bits);
-  }
+  ExpectTokenWordsOfDim<64>();
+  ExpectTokenWordsOfDim<128>();
+  ExpectTokenWordsOfDim<256>();
 }
 
 TEST(ByteTables, GiveTheStepsOfTheCodebook) {

@@ -1,5 +1,6 @@
 // Launches append_rows.cuh. Compiled without contraction.
 #include "kernels/cuda/append_rows.cuh"
+#include "kernels/cuda/kernel_launch.cuh"
 
 namespace turboquant::cuda {
 
@@ -12,17 +13,15 @@ cudaError_t LaunchAppend(const tq_cuda_encode_params& p, const RecordLayout& lay
                          cudaStream_t stream) {
   const AppendArgs args{p, layout};
   const dim3 grid = AppendGrid(p);
+  constexpr int kThreads = 32 * kAppendWarps;
   switch (p.cache.head_dim) {
     case 64:
-      AppendRows<64><<<grid, 32 * kAppendWarps, 0, stream>>>(args);
-      break;
+      return LaunchKernelEarly<AppendRows<64>>(grid, kThreads, 0, stream, args);
     case 128:
-      AppendRows<128><<<grid, 32 * kAppendWarps, 0, stream>>>(args);
-      break;
+      return LaunchKernelEarly<AppendRows<128>>(grid, kThreads, 0, stream, args);
     default:
-      AppendRows<256><<<grid, 32 * kAppendWarps, 0, stream>>>(args);
+      return LaunchKernelEarly<AppendRows<256>>(grid, kThreads, 0, stream, args);
   }
-  return cudaGetLastError();
 }
 
 }  // namespace turboquant::cuda

@@ -30,13 +30,19 @@ struct WarpRow {
   }
 
   __device__ __forceinline__ void Load(const void* base, int dtype, int64_t at, int lane) {
+    at += Dim(lane, 0);
+    if (dtype == TQ_CUDA_F32) {
+      const float* from = static_cast<const float*>(base) + at;
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int64_t from = at + Dim(lane, i);
-      v[i] = dtype == TQ_CUDA_F32
-                 ? __ldg(static_cast<const float*>(base) + from)
-                 : WordToFloat(__ldg(static_cast<const uint16_t*>(base) + from), 0, dtype);
+      for (int i = 0; i < kEach; ++i) v[i] = __ldg(from + 16 * i);
+      return;
     }
+    const uint16_t* from = static_cast<const uint16_t*>(base) + at;
+    uint32_t words[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) words[i] = __ldg(from + 16 * i);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) v[i] = WordToFloat(words[i], 0, dtype);
   }
 
   __device__ __forceinline__ void Across(int h, int lane) {
@@ -86,65 +92,60 @@ struct WarpRow {
   }
 };
 
-template <int kDim>
-__global__ void __launch_bounds__(32 * kAppendWarps)
-    AppendRows(const __grid_constant__ AppendArgs a) {
+// One side of one row of sequence b.
+template <int kDim, int kBits, bool kValues>
+__device__ __forceinline__ void AppendRow(const AppendArgs& a, int b, int head, int lane,
+                                          uint8_t* nibbles) {
   using Row = WarpRow<kDim>;
-  constexpr int kMostLow = kDim / 32, kMostHigh = kDim / 64;  // words of a lane
-  __shared__ uint8_t shared_nibbles[kAppendWarps][kDim];
+  using Words = TokenWords<kDim, kBits, kValues>;
+  constexpr int kLowEach = (Words::kLow + 31) / 32, kHighEach = (Words::kHigh + 31) / 32;
   const tq_cuda_cache& cache = a.p.cache;
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int task = blockIdx.x * kAppendWarps + warp, heads = cache.num_kv_heads;
-  if (task >= a.p.batch * heads * 2) return;
-  const bool value_side = (task & 1) != 0;
-  const int head = (task >> 1) % heads, b = (task >> 1) / heads;
-  const int bits = value_side ? a.layout.v.bits : a.layout.k.bits;
+  const float centroid = Centroids(kBits)[lane & ((1 << kBits) - 1)];
+  const float threshold = Thresholds(kBits)[min(lane, (1 << kBits) - 2)];
+  // Launched while the kernel that makes the rows ends.
+  WaitForKernelBefore();
+  LetNextKernelStart();
   const int first = __ldg(a.p.first_token + b), count = __ldg(a.p.num_rows + b);
   const int source =
       a.p.row_index != nullptr ? __ldg(a.p.row_index + int64_t{b} * a.p.index_stride) : 0;
-  const float centroid = Centroids(bits)[lane & ((1 << bits) - 1)];
-  const float threshold = Thresholds(bits)[min(lane, (1 << bits) - 2)];
   Row y;
   y.Load(
-      value_side ? a.p.rows.v : a.p.rows.k, a.p.rows.dtype,
+      kValues ? a.p.rows.v : a.p.rows.k, a.p.rows.dtype,
       b * a.p.rows.sequence_stride + source * a.p.rows.token_stride + head * a.p.rows.head_stride,
       lane);
   if (count < 1) return;
   const int page = first / kTileTokens;
   const int physical = __ldg(cache.page_table + int64_t{b} * cache.page_stride + page);
   uint8_t* record = static_cast<uint8_t*>(cache.records) +
-                    (static_cast<size_t>(physical) * heads + head) * a.layout.bytes;
-  uint32_t* area = reinterpret_cast<uint32_t*>(record + (value_side ? a.layout.v_codes : 0));
+                    (static_cast<size_t>(physical) * cache.num_kv_heads + head) * a.layout.bytes;
+  uint32_t* area = reinterpret_cast<uint32_t*>(record + (kValues ? a.layout.v_codes : 0));
 
   // What the words hold now is on its way while the row is coded.
-  const TokenWords<kDim> words{bits, first % kTileTokens, value_side};
-  const int num_low = words.NumLow(), num_high = words.NumHigh();
-  WordPlace low[kMostLow] = {}, high[kMostHigh] = {};
-  uint32_t low_old[kMostLow] = {}, high_old[kMostHigh] = {};
+  const Words words{first % kTileTokens};
+  WordPlace low[kLowEach], high[kHighEach + 1];
+  uint32_t low_old[kLowEach] = {}, high_old[kHighEach + 1] = {};
 #pragma unroll
-  for (int k = 0; k < kMostLow; ++k) {
-    if (lane + 32 * k >= num_low) continue;
+  for (int k = 0; k < kLowEach; ++k) {
     low[k] = words.Low(lane + 32 * k);
-    low_old[k] = area[low[k].index];
+    if (lane + 32 * k < Words::kLow) low_old[k] = area[low[k].index];
   }
 #pragma unroll
-  for (int k = 0; k < kMostHigh; ++k) {
-    if (lane + 32 * k >= num_high) continue;
+  for (int k = 0; k < kHighEach; ++k) {
     high[k] = words.High(lane + 32 * k);
-    high_old[k] = area[high[k].index];
+    if (lane + 32 * k < Words::kHigh) high_old[k] = area[high[k].index];
   }
 
-  if (!value_side && cache.mean_tokens > 0) {
+  if (!kValues && cache.mean_tokens > 0) {
     const int mean = __ldg(cache.mean_table + int64_t{b} * cache.mean_stride +
                            page * kTileTokens / cache.mean_tokens);
     if (mean >= 0) {
       Row m;
-      m.Load(cache.means, TQ_CUDA_F16, (int64_t{mean} * heads + head) * kDim, lane);
+      m.Load(cache.means, TQ_CUDA_F16, (int64_t{mean} * cache.num_kv_heads + head) * kDim, lane);
 #pragma unroll
       for (int i = 0; i < Row::kEach; ++i) y.v[i] = y.v[i] - m.v[i];
     }
   }
-  y.Rotate(value_side ? cache.v_rotation : cache.k_rotation, lane);
+  y.Rotate(kValues ? cache.v_rotation : cache.k_rotation, lane);
   float term[Row::kEach];
 #pragma unroll
   for (int i = 0; i < Row::kEach; ++i) term[i] = y.v[i] * y.v[i];
@@ -153,43 +154,74 @@ __global__ void __launch_bounds__(32 * kAppendWarps)
   const bool valid = energy <= kFloatMax;
   const bool usable = valid && energy > 0.0f && inverse_rms <= kFloatMax;
   float square[Row::kEach];
-  uint8_t* nibbles = shared_nibbles[warp];
 #pragma unroll
   for (int i = 0; i < Row::kEach; ++i) {
     const float u = y.v[i] * inverse_rms;
     int code = 0;
-    for (int step = 1 << (bits - 1); step > 0; step /= 2) {
+#pragma unroll
+    for (int step = 1 << (kBits - 1); step > 0; step /= 2) {
       if (u > __shfl_sync(kAllLanes, threshold, code + step - 1)) code += step;
     }
     const float c = __shfl_sync(kAllLanes, centroid, code);
     term[i] = y.v[i] * c;
     square[i] = c * c;
-    nibbles[Row::Dim(lane, i)] = static_cast<uint8_t>(CodeToNibble(bits, usable ? code : 0));
+    nibbles[Row::Dim(lane, i)] = static_cast<uint8_t>(CodeToNibble(kBits, usable ? code : 0));
   }
   const float dot = Row::Sum(term, lane), norm = Row::Sum(square, lane);
   __syncwarp();
 #pragma unroll
-  for (int k = 0; k < kMostLow; ++k) {
-    if (lane + 32 * k >= num_low) continue;
+  for (int k = 0; k < kLowEach; ++k) {
+    if (lane + 32 * k >= Words::kLow) continue;
     area[low[k].index] = (low_old[k] & ~low[k].mask) | words.LowBits(lane + 32 * k, nibbles);
   }
 #pragma unroll
-  for (int k = 0; k < kMostHigh; ++k) {
-    if (lane + 32 * k >= num_high) continue;
+  for (int k = 0; k < kHighEach; ++k) {
+    if (lane + 32 * k >= Words::kHigh) continue;
     area[high[k].index] = (high_old[k] & ~high[k].mask) | words.HighBits(lane + 32 * k, nibbles);
   }
   if (lane != 0) return;
   const uint16_t scale =
       usable ? ScaleToHalf(FitScale(ScaleRule::kLeastSquares, 0.0f, dot, norm, kDim)) : 0;
   reinterpret_cast<uint16_t*>(
-      record +
-      (value_side ? a.layout.v_scales : a.layout.k_scales))[ScaleSlot(first % kTileTokens)] = scale;
+      record + (kValues ? a.layout.v_scales : a.layout.k_scales))[ScaleSlot(first % kTileTokens)] =
+      scale;
   if (!valid && a.p.bad_rows != nullptr) atomicAdd(a.p.bad_rows, 1);
 }
 
+template <int kDim, bool kValues>
+__device__ __forceinline__ void AppendSide(const AppendArgs& a, int b, int head, int lane,
+                                           uint8_t* nibbles) {
+  switch (kValues ? a.layout.v.bits : a.layout.k.bits) {
+    case 2:
+      return AppendRow<kDim, 2, kValues>(a, b, head, lane, nibbles);
+    case 3:
+      return AppendRow<kDim, 3, kValues>(a, b, head, lane, nibbles);
+    default:
+      return AppendRow<kDim, 4, kValues>(a, b, head, lane, nibbles);
+  }
+}
+
+// Rows of keys, then rows of values: the warps of a CTA share their instructions.
+template <int kDim>
+__global__ void __launch_bounds__(32 * kAppendWarps)
+    AppendRows(const __grid_constant__ AppendArgs a) {
+  alignas(4) __shared__ uint8_t shared_nibbles[kAppendWarps][kDim];
+  // The same numbers for all lanes, and the compiler sees that.
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x >> 5), 0);
+  const int lane = threadIdx.x & 31;
+  const int row = blockIdx.x * kAppendWarps + warp, heads = a.p.cache.num_kv_heads;
+  if (row >= a.p.batch * heads) return;
+  const int b = row / heads, head = row - b * heads;
+  if (blockIdx.y == 0) {
+    AppendSide<kDim, false>(a, b, head, lane, shared_nibbles[warp]);
+  } else {
+    AppendSide<kDim, true>(a, b, head, lane, shared_nibbles[warp]);
+  }
+}
+
 inline dim3 AppendGrid(const tq_cuda_encode_params& p) {
-  const int tasks = p.batch * p.cache.num_kv_heads * 2;
-  return dim3(static_cast<unsigned>((tasks + kAppendWarps - 1) / kAppendWarps));
+  const int rows = p.batch * p.cache.num_kv_heads;
+  return dim3(static_cast<unsigned>((rows + kAppendWarps - 1) / kAppendWarps), 2);
 }
 
 }  // namespace turboquant::cuda

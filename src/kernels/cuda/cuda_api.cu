@@ -188,8 +188,11 @@ tq_cuda_status tq_cuda_encode(const tq_cuda_encode_params* params, void* stream)
       (params->row_index != nullptr && params->index_stride < params->max_rows)) {
     return TQ_CUDA_INVALID;
   }
-  if (layout.k.trellis || layout.v.trellis) return TQ_CUDA_UNSUPPORTED;
   if (params->max_rows == 0) return TQ_CUDA_OK;
+  if (layout.k.trellis || layout.v.trellis) {
+    const tq_cuda_status status = StatusOf(LaunchEncodeTrellis(*params, layout, StreamOf(stream)));
+    if (status != TQ_CUDA_OK || (layout.k.trellis && layout.v.trellis)) return status;
+  }
   if (params->max_rows == 1 && AppendServes(layout)) {
     return StatusOf(LaunchAppend(*params, layout, StreamOf(stream)));
   }

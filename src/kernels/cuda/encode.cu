@@ -1,8 +1,9 @@
-// Rows into the paged cache and back: encode_pages.cuh, key means, decoding, rotation, merge of two
-// attention outputs. Compiled without contraction.
+// Rows into the paged cache and back: encode_rows.cuh, encode_pages.cuh, key means, decoding,
+// rotation, merge of two attention outputs. Compiled without contraction.
 #include <type_traits>
 
 #include "kernels/cuda/encode_pages.cuh"
+#include "kernels/cuda/encode_rows.cuh"
 
 namespace turboquant::cuda {
 namespace {
@@ -149,6 +150,18 @@ dim3 PageGrid(int tokens, int num_kv_heads, int batch) {
 
 cudaError_t LaunchEncode(const tq_cuda_encode_params& p, const RecordLayout& layout,
                          cudaStream_t stream) {
+  if (EncodeRowsServes(p, layout)) {
+    int device = 0, sms = 0, bytes = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error != cudaSuccess) return error;
+    error = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+    if (error != cudaSuccess) return error;
+    error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error != cudaSuccess) return error;
+    const EncodeRowsArgs rows = MakeEncodeRowsArgs(p, layout);
+    return layout.head_dim == 64 ? LaunchEncodeRows<64>(rows, sms, bytes, stream)
+                                 : LaunchEncodeRows<128>(rows, sms, bytes, stream);
+  }
   const EncodeArgs args{p, layout};
   const dim3 grid = EncodeGrid(p);
   WithHeadDim(p.cache.head_dim, [&](auto dim) {

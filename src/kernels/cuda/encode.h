@@ -12,8 +12,12 @@ namespace turboquant::cuda {
 
 inline constexpr float kFloatMax = 3.4028234e38f;
 
+// Sides of scalar formats.
 cudaError_t LaunchEncode(const tq_cuda_encode_params& p, const RecordLayout& layout,
                          cudaStream_t stream);
+// Sides of trellis formats.
+cudaError_t LaunchEncodeTrellis(const tq_cuda_encode_params& p, const RecordLayout& layout,
+                                cudaStream_t stream);
 // One row of each sequence (max_rows 1), layouts that AppendServes.
 bool AppendServes(const RecordLayout& layout);
 cudaError_t LaunchAppend(const tq_cuda_encode_params& p, const RecordLayout& layout,

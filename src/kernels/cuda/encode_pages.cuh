@@ -219,41 +219,72 @@ __device__ __forceinline__ void StoreCanonical(const uint8_t* codes, uint8_t* ar
   }
 }
 
-// Codes one row: `four` bytes of codes a word, in the row's order. False: NaN, Inf or an energy
-// beyond float.
+struct RowMeasure {
+  float inverse_rms;
+  bool valid;   // no NaN, no Inf, an energy within float
+  bool usable;  // and not zero
+};
+
 template <class Row>
-__device__ __forceinline__ bool EncodeRow(const Row& y, int bits, const float2* thresholds,
-                                          const float2* centroids,
-                                          uint32_t (&codes)[Row::kValues / 4], uint16_t* scale) {
-  constexpr int kDim = Row::kBlocks * 16;
+__device__ __forceinline__ RowMeasure MeasureLanes(const Row& y) {
   float sums[Row::kPer] = {};
 #pragma unroll
   for (int i = 0; i < Row::kValues; ++i) {
     sums[i % Row::kPer] = sums[i % Row::kPer] + y.v[i] * y.v[i];
   }
   const float energy = FoldRow(sums);
-  const float inverse_rms = 1.0f / sqrtf(energy / static_cast<float>(kDim));
+  const float inverse_rms = 1.0f / sqrtf(energy / static_cast<float>(Row::kBlocks * 16));
   const bool valid = energy <= kFloatMax;
-  const bool usable = valid && energy > 0.0f && inverse_rms <= kFloatMax;
+  return {inverse_rms, valid, valid && energy > 0.0f && inverse_rms <= kFloatMax};
+}
+
+// Source row `source` of a sequence, minus its page's mean, with the signs of the rotation applied.
+template <class Row>
+__device__ __forceinline__ void LoadCentred(const EncodeArgs& a, bool value_side, int b, int head,
+                                            int page, int source, int l, const uint32_t* signs,
+                                            Row* y) {
+  const tq_cuda_cache& cache = a.p.cache;
+  const tq_cuda_rows& rows = a.p.rows;
+  y->Load(value_side ? rows.v : rows.k, rows.dtype,
+          b * rows.sequence_stride + source * rows.token_stride + head * rows.head_stride, l,
+          signs);
+  if (value_side || cache.mean_tokens == 0) return;
+  const int mean = __ldg(cache.mean_table + static_cast<int64_t>(b) * cache.mean_stride +
+                         page * kTileTokens / cache.mean_tokens);
+  if (mean < 0) return;
+  Row m;
+  m.Load(cache.means, TQ_CUDA_F16,
+         (static_cast<int64_t>(mean) * cache.num_kv_heads + head) * Row::kBlocks * 16, l, signs);
+#pragma unroll
+  for (int i = 0; i < Row::kValues; ++i) y->v[i] = y->v[i] - m.v[i];
+}
+
+// Codes one row: `four` bytes of codes a word, in the row's order. False: NaN, Inf or an energy
+// beyond float.
+template <class Row>
+__device__ __forceinline__ bool EncodeRow(const Row& y, int bits, const float2* thresholds,
+                                          const float2* centroids,
+                                          uint32_t (&codes)[Row::kValues / 4], uint16_t* scale) {
+  const RowMeasure m = MeasureLanes(y);
   switch (bits) {
     case 2:
-      *scale = QuantizeRow<2>(y, thresholds, centroids, inverse_rms, codes);
+      *scale = QuantizeRow<2>(y, thresholds, centroids, m.inverse_rms, codes);
       break;
     case 3:
-      *scale = QuantizeRow<3>(y, thresholds, centroids, inverse_rms, codes);
+      *scale = QuantizeRow<3>(y, thresholds, centroids, m.inverse_rms, codes);
       break;
     case 4:
-      *scale = QuantizeRow<4>(y, thresholds, centroids, inverse_rms, codes);
+      *scale = QuantizeRow<4>(y, thresholds, centroids, m.inverse_rms, codes);
       break;
     default:
-      *scale = QuantizeRow<8>(y, thresholds, centroids, inverse_rms, codes);
+      *scale = QuantizeRow<8>(y, thresholds, centroids, m.inverse_rms, codes);
   }
-  if (!usable) {
+  if (!m.usable) {
     *scale = 0;
 #pragma unroll
     for (int i = 0; i < Row::kValues / 4; ++i) codes[i] = 0;
   }
-  return valid;
+  return m.valid;
 }
 
 template <int kDim>
@@ -267,6 +298,7 @@ __global__ void __launch_bounds__(EncodeShape<kDim>::kThreads, EncodeShape<kDim>
   const bool value_side = (blockIdx.y & 1) != 0;
   const TileFormat format = value_side ? a.layout.v : a.layout.k;
   const int bits = format.bits;
+  if (format.trellis) return;  // encode_trellis.cuh
   const int first = __ldg(a.p.first_token + b), count = __ldg(a.p.num_rows + b);
   // The codebook is on its way while the row's place is looked up.
 #pragma unroll 1
@@ -298,21 +330,7 @@ __global__ void __launch_bounds__(EncodeShape<kDim>::kThreads, EncodeShape<kDim>
       source = __ldg(a.p.row_index + static_cast<int64_t>(b) * a.p.index_stride + source);
     }
     Row y;
-    y.Load(
-        value_side ? a.p.rows.v : a.p.rows.k, a.p.rows.dtype,
-        b * a.p.rows.sequence_stride + source * a.p.rows.token_stride + head * a.p.rows.head_stride,
-        l, sh.signs);
-    if (!value_side && cache.mean_tokens > 0) {
-      const int mean = __ldg(cache.mean_table + static_cast<int64_t>(b) * cache.mean_stride +
-                             page * kTileTokens / cache.mean_tokens);
-      if (mean >= 0) {
-        Row m;
-        m.Load(cache.means, TQ_CUDA_F16,
-               (static_cast<int64_t>(mean) * cache.num_kv_heads + head) * kDim, l, sh.signs);
-#pragma unroll
-        for (int i = 0; i < Row::kValues; ++i) y.v[i] = y.v[i] - m.v[i];
-      }
-    }
+    LoadCentred(a, value_side, b, head, page, source, l, sh.signs, &y);
     y.RotateSigned(rotation, l);
     uint32_t codes[Row::kValues / 4];
     uint16_t scale = 0;

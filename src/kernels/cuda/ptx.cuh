@@ -235,6 +235,20 @@ class PageRing {
 #endif
 };
 
+// Holds back until the kernel before this one in the stream is done, if this one was launched early.
+__device__ __forceinline__ void WaitForKernelBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// From here on the next kernel of the stream may be launched early.
+__device__ __forceinline__ void LetNextKernelStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 }  // namespace turboquant::cuda
 
 #endif  // TURBOQUANT_KERNELS_CUDA_PTX_CUH_

@@ -136,19 +136,26 @@ TQ_HD inline void LoadQuad(int bits, const uint32_t* area, int head_dim, int qua
   s[3] = ((low1 >> 2) & 0x33333333u) | ((high >> 1) & 0x44444444u);
 }
 
+// 2 and 3 bits: two neighbouring selector words in one stored word of low bits, and their part (0
+// or 1) of the word of high bits that four of them share.
+TQ_HD inline uint32_t LowPair(uint32_t a, uint32_t b) {
+  return (a & 0x33333333u) | ((b & 0x33333333u) << 2);
+}
+TQ_HD inline uint32_t HighPair(uint32_t a, uint32_t b, int part) {
+  const uint32_t x = a & 0x44444444u, y = b & 0x44444444u;
+  return part == 0 ? x >> 2 | y >> 1 : x | y << 1;
+}
+
 TQ_HD inline void StoreQuad(int bits, uint32_t* area, int head_dim, int quad, int lane,
                             const uint32_t s[4]) {
   if (bits == 4) {
     for (int j = 0; j < 4; ++j) area[(quad * 32 + lane) * 4 + j] = s[j];
     return;
   }
-  constexpr uint32_t kLow = 0x33333333u;
-  area[LowWord(bits, quad, lane, 0)] = (s[0] & kLow) | ((s[1] & kLow) << 2);
-  area[LowWord(bits, quad, lane, 1)] = (s[2] & kLow) | ((s[3] & kLow) << 2);
+  area[LowWord(bits, quad, lane, 0)] = LowPair(s[0], s[1]);
+  area[LowWord(bits, quad, lane, 1)] = LowPair(s[2], s[3]);
   if (bits != 3) return;
-  constexpr uint32_t kTop = 0x44444444u;
-  area[HighWord(head_dim, quad, lane)] =
-      ((s[0] & kTop) >> 2) | ((s[1] & kTop) >> 1) | (s[2] & kTop) | ((s[3] & kTop) << 1);
+  area[HighWord(head_dim, quad, lane)] = HighPair(s[0], s[1], 0) | HighPair(s[2], s[3], 1);
 }
 
 // The canonical code of (token, dim) of a fragment area.

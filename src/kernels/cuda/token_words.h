@@ -7,6 +7,13 @@
 
 namespace turboquant::cuda {
 
+// The selector word of 8 nibbles, a byte each (4-byte aligned).
+TQ_HD inline uint32_t PackSelector(const uint8_t* nibbles) {
+  const uint32_t* four = reinterpret_cast<const uint32_t*>(nibbles);
+  const uint32_t a = four[0] | four[0] >> 4, b = four[1] | four[1] >> 4;  // a pair in bytes 0 and 2
+  return (a & 0xFFu) | (a >> 8 & 0xFF00u) | (b & 0xFFu) << 16 | (b << 8 & 0xFF000000u);
+}
+
 // A stored 32-bit word, and which of its bits belong to the token.
 struct WordPlace {
   int index;
@@ -14,20 +21,18 @@ struct WordPlace {
 };
 
 // The words that hold the low bits (4 bits: all bits) of a token. Keys: half a word or more is the
-// token's own; values: one nibble of each.
-template <int kDim>
+// token's own; values: one nibble of each. `nibbles`: a byte each, 4-byte aligned.
+template <int kDim, int bits, bool value_side>
 struct TokenWords {
   static constexpr int kKeyWords = kDim / 32;  // selector words of one lane and token
-  int bits, token;
-  bool value_side;
+  int token;
 
-  TQ_HD int NumLow() const {
-    const int selectors = value_side ? kDim : kDim / 8;
-    return bits == 4 ? selectors : selectors / 2;
-  }
-  TQ_HD int NumHigh() const {
-    return bits != 3 ? 0 : value_side ? kDim / 2 : kKeyWords >= 4 ? kKeyWords : 4;
-  }
+  static constexpr int kSelectors = value_side ? kDim : kDim / 8;
+  static constexpr int kLow = bits == 4 ? kSelectors : kSelectors / 2;  // words
+  static constexpr int kHigh = bits != 3        ? 0
+                               : value_side     ? kDim / 2
+                               : kKeyWords >= 4 ? kKeyWords
+                                                : 4;
 
   // Values: dims of word w. 4 bits: one; else this one and the one 8 above.
   TQ_HD int ValueDim(int w) const { return bits == 4 ? w : 16 * (w / 8) + w % 8; }
@@ -56,12 +61,7 @@ struct TokenWords {
       return (bits == 4 ? one : (one & 3u) | (nibbles[dim + 8] & 3u) << 2) << shift;
     }
     const uint8_t* from = nibbles + KeyQuarter(w) * (kDim / 4) + 8 * KeySelector(w);
-    uint32_t word = 0;
-    for (int i = 0; i < 8; ++i) {
-      const uint32_t nibble = bits == 4 ? from[i] : (from[i] & 3u) | (from[i + 8] & 3u) << 2;
-      word |= nibble << (4 * i);
-    }
-    return word;
+    return bits == 4 ? PackSelector(from) : LowPair(PackSelector(from), PackSelector(from + 8));
   }
 
   // 3 bits: the words of the high bits. Bit 4 i + j is that of nibble i of the quad's word j.
@@ -84,17 +84,13 @@ struct TokenWords {
               static_cast<uint32_t>(nibbles[dim + 8] >> 2) << 1)
              << (4 * p.nibble + p.word);
     }
-    constexpr int kSelectors = kKeyWords >= 4 ? 4 : kKeyWords;
     const int quads = kKeyWords >= 4 ? kKeyWords / 4 : 1;
-    const int first = (token >> 3) * kKeyWords + 4 * (w % quads);
     const uint8_t* from = nibbles + w / quads * (kDim / 4) + 32 * (w % quads);
-    uint32_t word = 0;
-    for (int j = 0; j < kSelectors; ++j) {
-      for (int i = 0; i < 8; ++i) {
-        word |= static_cast<uint32_t>(from[8 * j + i] >> 2) << (4 * i + j + (first & 3));
-      }
+    const uint32_t first = HighPair(PackSelector(from), PackSelector(from + 8), 0);
+    if (kKeyWords >= 4) {
+      return first | HighPair(PackSelector(from + 16), PackSelector(from + 24), 1);
     }
-    return word;
+    return (token >> 3) % 2 == 0 ? first : first << 2;  // a token has half of the word
   }
 };
 

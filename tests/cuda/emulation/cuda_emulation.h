@@ -75,6 +75,15 @@ void WaitCopies(int pending);
 #define gridDim emulation::grid_size
 
 inline void __syncthreads() { emulation::WaitForBlock(); }
+inline bool __syncthreads_or(bool mine) {
+  static bool any;
+  emulation::WaitForBlock();
+  any = false;
+  emulation::WaitForBlock();
+  any = any || mine;
+  emulation::WaitForBlock();
+  return any;
+}
 inline void __syncwarp() {
   emulation::WithWarp(nullptr, [](void**) {});
 }

@@ -15,6 +15,12 @@ cudaError_t LaunchKernel(dim3 grid, int threads, int dynamic_bytes, cudaStream_t
              : cudaErrorInvalidValue;
 }
 
+template <auto kKernel, class Args>
+cudaError_t LaunchKernelEarly(dim3 grid, int threads, int dynamic_bytes, cudaStream_t stream,
+                              const Args& args) {
+  return LaunchKernel<kKernel>(grid, threads, dynamic_bytes, stream, args);
+}
+
 }  // namespace turboquant::cuda
 
 #endif  // TURBOQUANT_KERNELS_CUDA_KERNEL_LAUNCH_CUH_

@@ -221,6 +221,9 @@ inline void MmaHalf(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
   MmaEmulated<HalfToFloat>(c, a, b0, b1);
 }
 
+inline void WaitForKernelBefore() {}
+inline void LetNextKernelStart() {}
+
 }  // namespace turboquant::cuda
 
 #endif  // TURBOQUANT_KERNELS_CUDA_PTX_CUH_
