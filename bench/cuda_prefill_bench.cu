@@ -3,7 +3,7 @@
 // against the double reference first. What dense kernels need for the same is measured by
 // cuda_prefill_baselines.py.
 //
-//   cuda_prefill_speed [--quick] [--cudnn FILE_OR_FOLDER] OUT.json
+//   cuda_prefill_speed [--quick] [--cudnn libcudnn.so.9, or its folder] OUT.json
 #include <cuda_bf16.h>
 
 #include <algorithm>
@@ -280,9 +280,10 @@ int Main(int argc, char** argv) {
   tq_cuda_dense* dense = nullptr;
   char reason[200] = "";
   bool ok = true, first = true;
-  if (tq_cuda_dense_create(cudnn, &dense, reason, sizeof(reason)) != TQ_CUDA_OK) {
-    std::printf("without cuDNN: %s\n", reason);
-    ok = cudnn == nullptr;
+  if (cudnn != nullptr &&
+      tq_cuda_dense_create(cudnn, &dense, reason, sizeof(reason)) != TQ_CUDA_OK) {
+    std::printf("FAILED: %s\n", reason);
+    ok = false;
   }
   for (const Shape& s : shapes) {
     PrefillBench bench(s, dense);
