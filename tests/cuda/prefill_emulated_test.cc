@@ -33,6 +33,7 @@ bool DenseAttention(const DenseCall& c) {
         weights[j] +=
             static_cast<double>(HalfToFloat(q[i * d + e])) * HalfToFloat(k[(head * n + j) * d + e]);
       }
+      weights[j] *= c.scale;
       most = std::max(most, weights[j]);
     }
     std::fill(sum.begin(), sum.end(), 0.0);

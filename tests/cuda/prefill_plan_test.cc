@@ -186,7 +186,8 @@ TEST(PrefillPlan, ArraysOfTheWorkspaceDoNotOverlap) {
   const size_t rows = size_t{8} * 400, slots = size_t{8} * static_cast<size_t>(plan.window_tokens);
   std::map<size_t, size_t> arrays = {{w.values, rows * 128 * 4},
                                      {w.sums, rows * 8},
-                                     {w.rotated, (rows + 8 * 512) * 128 * 2},
+                                     {w.rotated, rows * 128 * 2},
+                                     {w.dense_q, (rows + 8 * 512) * 128 * 2},
                                      {w.factors, rows * 4},
                                      {w.keys, slots * 128 * 2},
                                      {w.coded_values, slots * 128 * 2},
@@ -196,7 +197,7 @@ TEST(PrefillPlan, ArraysOfTheWorkspaceDoNotOverlap) {
                                      {w.dense_out, size_t{8} * 512 * 128 * 2},
                                      {w.dense_lse, size_t{8} * 512 * 4},
                                      {w.dense, 12345}};
-  ASSERT_EQ(arrays.size(), 12u);
+  ASSERT_EQ(arrays.size(), 13u);
   size_t end = 0;
   for (const auto& [at, bytes] : arrays) {
     EXPECT_EQ(at % 256, 0u);

@@ -10,7 +10,7 @@ namespace {
 // Attention of 9.10.0 and 9.10.1 has known faults.
 constexpr size_t kLeastVersion = 91002;
 
-enum Id : int64_t { kQ = 1, kK, kV, kOut, kLse, kFirstVirtual };
+enum Id : int64_t { kQ = 1, kK, kV, kOut, kLse, kScale, kFirstVirtual };
 
 template <typename F>
 bool Find(void* library, const char* name, F* function) {
@@ -79,7 +79,7 @@ class CudnnAttention::Builder {
   }
 
   cudnnBackendDescriptor_t Tensor(int64_t id, cudnnDataType_t type, const int64_t (&size)[4],
-                                  const int64_t (&stride)[4]) {
+                                  const int64_t (&stride)[4], bool by_value = false) {
     cudnnBackendDescriptor_t t = Make(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
     const bool is_virtual = id >= kFirstVirtual;
     const int64_t alignment = 16;
@@ -89,6 +89,7 @@ class CudnnAttention::Builder {
     Set(t, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, stride, 4);
     Set(t, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, &alignment);
     Set(t, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, &is_virtual);
+    Set(t, CUDNN_ATTR_TENSOR_IS_BY_VALUE, CUDNN_TYPE_BOOLEAN, &by_value);
     return Finish(t);
   }
 
@@ -150,13 +151,16 @@ class CudnnAttention::Builder {
     const auto v = Tensor(kV, kHalf, {1, h, n, d}, {h * n * d, n * d, d, 1});
     const auto out = Tensor(kOut, kHalf, {1, h, m, d}, {h * m * d, m * d, d, 1});
     const auto lse = Tensor(kLse, kFloat, per_row, {h * m, m, 1, 1});
-    const auto product = Virtual(kFloat, logits), most = Virtual(kFloat, per_row);
+    const auto scale = Tensor(kScale, kFloat, {1, 1, 1, 1}, {1, 1, 1, 1}, true);
+    const auto product = Virtual(kFloat, logits), logit = Virtual(kFloat, logits);
+    const auto most = Virtual(kFloat, per_row);
     const auto less = Virtual(kFloat, logits), weights = Virtual(kFloat, logits);
     const auto sum = Virtual(kFloat, per_row), log = Virtual(kFloat, per_row);
     const auto shares = Virtual(kHalf, logits);
     Multiply(q, k, product);
-    Reduce(CUDNN_REDUCE_TENSOR_MAX, product, most);
-    Pointwise(CUDNN_POINTWISE_SUB, product, most, less);
+    Pointwise(CUDNN_POINTWISE_MUL, product, scale, logit);
+    Reduce(CUDNN_REDUCE_TENSOR_MAX, logit, most);
+    Pointwise(CUDNN_POINTWISE_SUB, logit, most, less);
     Pointwise(CUDNN_POINTWISE_EXP, less, nullptr, weights);
     Reduce(CUDNN_REDUCE_TENSOR_ADD, weights, sum);
     Pointwise(CUDNN_POINTWISE_LOG, sum, nullptr, log);
@@ -228,8 +232,9 @@ bool CudnnAttention::Build(const CudnnApi& api, cudnnHandle_t handle, const Cudn
 }
 
 bool CudnnAttention::Run(cudnnHandle_t handle, const DenseCall& call, void* workspace) const {
-  const int64_t ids[] = {kQ, kK, kV, kOut, kLse};
-  void* const pointers[] = {call.q, call.k, call.v, call.out, call.lse};
+  float scale = call.scale;
+  const int64_t ids[] = {kQ, kK, kV, kOut, kLse, kScale};
+  void* const pointers[] = {call.q, call.k, call.v, call.out, call.lse, &scale};
   cudnnBackendDescriptor_t pack = nullptr;
   if (api_->create_descriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack) !=
       CUDNN_STATUS_SUCCESS) {
@@ -239,8 +244,8 @@ bool CudnnAttention::Run(cudnnHandle_t handle, const DenseCall& call, void* work
                        int64_t count, const void* values) {
     return api_->set_attribute(pack, name, type, count, values) == CUDNN_STATUS_SUCCESS;
   };
-  const bool ok = set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, 5, ids) &&
-                  set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, 5, pointers) &&
+  const bool ok = set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, 6, ids) &&
+                  set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, 6, pointers) &&
                   set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace) &&
                   api_->finalize(pack) == CUDNN_STATUS_SUCCESS &&
                   api_->execute(handle, plan_, pack) == CUDNN_STATUS_SUCCESS;

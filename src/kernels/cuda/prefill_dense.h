@@ -10,11 +10,12 @@
 
 namespace turboquant::cuda {
 
-// softmax(q k^T) v: no mask, no scale. All of it is fp16, but for lse.
+// softmax(scale q k^T) v, no mask. All of it is fp16, but for lse.
 struct DenseCall {
   int head_dim, heads;
   int rows;  // q [rows][heads][head_dim]
   int keys;  // k and v [heads][keys][head_dim]
+  float scale;
   void *q, *k, *v;
   void* out;   // [heads][rows][head_dim]
   float* lse;  // [heads][rows]: natural log of the sum of exp(logit)

@@ -27,7 +27,6 @@ struct PrefillArgs {
   tq_cuda_prefill_params p;
   RecordLayout layout;
   int total_rows;  // of one kv head
-  int dense;       // 1: the plan calls cuDNN
   // The workspace.
   uint16_t* rotated;
   float* factors;
@@ -38,6 +37,7 @@ struct PrefillArgs {
   uint16_t* coded_values;
   uint16_t* means;
   int32_t* mean_index;
+  uint16_t* dense_q;
   uint16_t* dense_out;
   float* dense_lse;
   int merge;   // the piece whose result of cuDNN joins the state
@@ -101,21 +101,33 @@ __global__ void __launch_bounds__(kRotateThreads)
   most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 2));
   // A power of two, so that dividing by it rounds nothing: exponents below 2^-100 count as that.
   const uint32_t exponent = (__float_as_uint(fminf(fmaxf(most, 1e-30f), 1e38f)) >> 23) & 255u;
-  float factor = __uint_as_float(exponent << 23);
-  float inverse = __uint_as_float((254u - exponent) << 23);
-  if (a.dense != 0) {
-    // cuDNN knows no factor of a row: products are the logits themselves.
-    factor = 1.0f / a.p.scale;
-    inverse = a.p.scale;
-  }
+  const float factor = __uint_as_float(exponent << 23);
+  const float inverse = __uint_as_float((254u - exponent) << 23);
 #pragma unroll
-  for (int i = 0; i < kDim / 4; ++i) {
-    y.v[i] = fminf(fmaxf(y.v[i] * inverse, -kMostHalf), kMostHalf);
-  }
+  for (int i = 0; i < kDim / 4; ++i) y.v[i] *= inverse;
   if (row >= a.total_rows) return;
   const int64_t at = static_cast<int64_t>(row) * a.p.cache.num_kv_heads + head;
   y.Store(a.rotated, TQ_CUDA_F16, at * kDim, l);
   if (l == 0) a.factors[static_cast<int64_t>(head) * a.total_rows + row] = factor;
+}
+
+// Queries for cuDNN: as they are, in fp16, which has all bits of a bf16 value from 2^-14 to 2^15
+// and of smaller ones down to 2^-24. 4 lanes a row; grid (rows / 64, kv heads).
+template <int kDim>
+__global__ void __launch_bounds__(kRotateThreads)
+    CopyQueries(const __grid_constant__ PrefillArgs a) {
+  const int row = static_cast<int>(blockIdx.x) * 64 + (static_cast<int>(threadIdx.x) >> 2);
+  const int l = threadIdx.x & 3, head = blockIdx.y;
+  if (row >= a.total_rows) return;
+  RowLanes<kDim> y;
+  y.Load(a.p.q, a.p.dtype,
+         (row / a.p.group) * a.p.q_token_stride +
+             (head * a.p.group + row % a.p.group) * a.p.q_head_stride,
+         l);
+#pragma unroll
+  for (int i = 0; i < kDim / 4; ++i) y.v[i] = fminf(fmaxf(y.v[i], -kMostHalf), kMostHalf);
+  y.Store(a.dense_q, TQ_CUDA_F16,
+          (static_cast<int64_t>(row) * a.p.cache.num_kv_heads + head) * kDim, l);
 }
 
 // ---- codes ----
@@ -203,12 +215,9 @@ __device__ __forceinline__ void UnpackPage(DecodeShared<kDim>* sh, const uint8_t
   }
 }
 
-// Two steps times their scale, plus add[i] and add[i + 1] if there are any.
-__device__ __forceinline__ uint32_t ScaleHalves(uint32_t two, float scale, const float* add,
-                                                int i) {
-  const float low = fmaf(WordToFloat(two, 0, TQ_CUDA_F16), scale, add != nullptr ? add[i] : 0.0f);
-  const float high =
-      fmaf(WordToFloat(two, 1, TQ_CUDA_F16), scale, add != nullptr ? add[i + 1] : 0.0f);
+__device__ __forceinline__ uint32_t ScaleHalves(uint32_t two, float scale) {
+  const float low = WordToFloat(two, 0, TQ_CUDA_F16) * scale;
+  const float high = WordToFloat(two, 1, TQ_CUDA_F16) * scale;
   return PackHalves(fminf(fmaxf(low, -kMostHalf), kMostHalf),
                     fminf(fmaxf(high, -kMostHalf), kMostHalf));
 }
@@ -246,18 +255,46 @@ __global__ void __launch_bounds__(kRotateThreads)
   if (head == 0 && l == 0) a.mean_index[page] = mean;
 }
 
-// Dim `i` of a mean of RotateMeans.
-__device__ __forceinline__ float MeanValue(const uint16_t* mean, int head_dim, int i) {
-  return fmaf(HalfToFloat(__ldg(mean + head_dim + i)), 1.0f / kLowPart,
-              HalfToFloat(__ldg(mean + i))) *
-         kMeanUnit;
+// Dim i of a key mean; -1: none.
+__device__ __forceinline__ float MeanValue(const tq_cuda_cache& cache, int mean, int head, int i) {
+  if (mean < 0) return 0.0f;
+  const int64_t row = static_cast<int64_t>(mean) * cache.num_kv_heads + head;
+  return HalfToFloat(__ldg(cache.means + row * cache.head_dim + i));
+}
+
+// The keys of a page for cuDNN, out of rotated space: queries are then not rotated, so that only
+// one side of a product is rounded. difference: what is added to each, null: nothing.
+template <int kDim>
+__device__ __forceinline__ void StoreKeys(const DecodeShared<kDim>& sh, const PrefillArgs& a,
+                                          const uint16_t* scales, float unit, int count,
+                                          const float* difference, int64_t first) {
+  static_assert(kDecodeThreads == 4 * kTileTokens);
+  const int row = static_cast<int>(threadIdx.x) >> 2, l = threadIdx.x & 3;
+  const float scale = row < count ? unit * HalfToFloat(__ldg(scales + ScaleSlot(row))) : 0.0f;
+  RowLanes<kDim> y;
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    const uint2 x = *reinterpret_cast<const uint2*>(sh.rows + row * DecodeShared<kDim>::kPitch +
+                                                    16 * k + 4 * l);
+    y.v[4 * k] = WordToFloat(x.x, 0, TQ_CUDA_F16) * scale;
+    y.v[4 * k + 1] = WordToFloat(x.x, 1, TQ_CUDA_F16) * scale;
+    y.v[4 * k + 2] = WordToFloat(x.y, 0, TQ_CUDA_F16) * scale;
+    y.v[4 * k + 3] = WordToFloat(x.y, 1, TQ_CUDA_F16) * scale;
+  }
+  y.Unrotate(a.p.cache.k_rotation, l);
+#pragma unroll
+  for (int i = 0; i < kDim / 4; ++i) {
+    const float add = difference != nullptr ? difference[16 * (i / 4) + 4 * l + i % 4] : 0.0f;
+    y.v[i] = row < count ? fminf(fmaxf(y.v[i] + add, -kMostHalf), kMostHalf) : 0.0f;
+  }
+  y.Store(a.keys, TQ_CUDA_F16, (first + row) * kDim, l);
 }
 
 // One side of one page of one kv head a CTA; grid (pages, 2 kv heads). Tokens behind the end become
 // zeros: 0 times a weight of 0 must not be NaN. Keys for cuDNN are whole keys, but for the mean of
-// the piece's first page: their mean is only the difference to that one, so that rounding to fp16
-// costs a key what it costs its part without the common mean. The product with what they lack is
-// one number for a query and the piece, which MergeDense adds.
+// the piece's first page: they get the difference to that one alone, so that a large mean common to
+// all costs no bits of the rounding to fp16. The product with it is one number for a query and the
+// piece, which MergeDense adds.
 template <int kDim>
 __global__ void __launch_bounds__(kDecodeThreads)
     DecodeWindow(const __grid_constant__ PrefillArgs a) {
@@ -281,35 +318,38 @@ __global__ void __launch_bounds__(kDecodeThreads)
       record + (value_side ? a.layout.v_scales : a.layout.k_scales));
   const float unit = StepUnit(f);
   const int64_t first = FirstSlot(a, piece, head) + inside;
-  const bool steps = !value_side && piece.dense_rows == 0;
-  const bool means = !value_side && piece.dense_rows != 0 && cache.mean_tokens > 0;
+  const bool whole = !value_side && piece.dense_rows != 0;
+  const bool means = whole && cache.mean_tokens > 0;
 
   FillSteps(&sh, f);
-  if (steps && threadIdx.x < kTileTokens) {
+  if (!value_side && !whole && threadIdx.x < kTileTokens) {
     const int t = threadIdx.x;
     a.key_scales[first + t] = t < count ? unit * HalfToFloat(__ldg(scales + ScaleSlot(t))) : 0.0f;
   }
   if (means) {
-    const uint16_t* mean = a.means + first / kTileTokens * 2 * kDim;
-    const uint16_t* common = a.means + FirstSlot(a, piece, head) / kTileTokens * 2 * kDim;
+    const int mean = __ldg(MeanOf(cache, piece, token));
+    const int common = __ldg(MeanOf(cache, piece, piece.first_token));
     for (int i = threadIdx.x; i < kDim; i += kDecodeThreads) {
-      difference[i] = MeanValue(mean, kDim, i) - MeanValue(common, kDim, i);
+      difference[i] = MeanValue(cache, mean, head, i) - MeanValue(cache, common, head, i);
     }
   }
   __syncthreads();
   UnpackPage(&sh, record + (value_side ? a.layout.v_codes : 0), f, value_side);
   __syncthreads();
+  if (whole) {
+    StoreKeys<kDim>(sh, a, scales, unit, count, means ? difference : nullptr, first);
+    return;
+  }
   uint16_t* to = (value_side ? a.coded_values : a.keys) + first * kDim;
   for (int n = threadIdx.x; n < kTileTokens * kDim / 8; n += kDecodeThreads) {
     const int row = n / (kDim / 8), column = n % (kDim / 8) * 8;
     uint4 x = *reinterpret_cast<const uint4*>(sh.rows + row * DecodeShared<kDim>::kPitch + column);
     if (row >= count) {
       x = make_uint4(0, 0, 0, 0);
-    } else if (!steps) {
+    } else if (value_side) {
       const float scale = unit * HalfToFloat(__ldg(scales + ScaleSlot(row)));
-      const float* add = means ? difference + column : nullptr;
-      x = make_uint4(ScaleHalves(x.x, scale, add, 0), ScaleHalves(x.y, scale, add, 2),
-                     ScaleHalves(x.z, scale, add, 4), ScaleHalves(x.w, scale, add, 6));
+      x = make_uint4(ScaleHalves(x.x, scale), ScaleHalves(x.y, scale), ScaleHalves(x.z, scale),
+                     ScaleHalves(x.w, scale));
     }
     *reinterpret_cast<uint4*>(to + static_cast<int64_t>(row) * kDim + column) = x;
   }
@@ -344,22 +384,21 @@ __global__ void __launch_bounds__(kRotateThreads)
   const int64_t at = static_cast<int64_t>(head) * a.total_rows + piece.first_row + safe;
   float logit = a.dense_lse[from];
   RowLanes<kDim> x;
-  if (a.p.cache.mean_tokens > 0) {
+  const int mean =
+      a.p.cache.mean_tokens > 0 ? __ldg(MeanOf(a.p.cache, piece, piece.first_token)) : -1;
+  if (mean >= 0) {
     // The product with the mean that the piece's keys lack.
-    const uint16_t* mean = a.means + FirstSlot(a, piece, head) / kTileTokens * 2 * kDim;
-    const int64_t q = static_cast<int64_t>(piece.first_row + safe) * a.p.cache.num_kv_heads + head;
-    x.Load(a.rotated, TQ_CUDA_F16, q * kDim, l);
+    const int heads = a.p.cache.num_kv_heads;
     RowLanes<kDim> y;
+    x.Load(a.dense_q, TQ_CUDA_F16,
+           (static_cast<int64_t>(piece.first_row + safe) * heads + head) * kDim, l);
+    y.Load(a.p.cache.means, TQ_CUDA_F16, (static_cast<int64_t>(mean) * heads + head) * kDim, l);
     float sum = 0.0f;
-    for (int part = 1; part >= 0; --part) {
-      y.Load(mean + part * kDim, TQ_CUDA_F16, 0, l);
-      sum *= 1.0f / kLowPart;
 #pragma unroll
-      for (int i = 0; i < kDim / 4; ++i) sum = fmaf(x.v[i], y.v[i], sum);
-    }
+    for (int i = 0; i < kDim / 4; ++i) sum = fmaf(x.v[i], y.v[i], sum);
     sum += __shfl_xor_sync(kAllLanes, sum, 1);
     sum += __shfl_xor_sync(kAllLanes, sum, 2);
-    logit = fmaf(sum, kMeanUnit, logit);
+    logit = fmaf(sum, a.p.scale, logit);
   }
   logit *= kLog2e;
   float2 state = make_float2(kNoLogit, 0.0f);

@@ -171,14 +171,14 @@ PrefillWorkspace PrefillWorkspaceOf(const tq_cuda_prefill_params& p,
   w.values = take(rows * d * sizeof(float));
   w.sums = take(rows * 2 * sizeof(float));
   if (slots > 0) {
-    // A call of cuDNN may read as many rows behind those of its sequence as it has room for more.
-    w.rotated = take((rows + dense_rows) * d * 2);
+    w.rotated = take(rows * d * 2);
     w.factors = take(rows * sizeof(float));
     w.keys = take(heads * slots * d * 2);
     w.coded_values = take(heads * slots * d * 2);
     w.key_scales = take(heads * slots * sizeof(float));
     w.means = take(heads * (slots / kTileTokens) * 2 * d * 2);
     w.mean_index = take(slots / kTileTokens * sizeof(int32_t));
+    if (dense_rows > 0) w.dense_q = take((rows + dense_rows) * d * 2);
     w.dense_out = take(dense_rows * d * 2);
     w.dense_lse = take(dense_rows * sizeof(float));
     w.dense = take(plan.dense_bytes);

@@ -71,7 +71,9 @@ struct PrefillWorkspace {
   size_t coded_values;  // fp16 [slots][head_dim]
   size_t means;         // fp16 [slots / 64][2][head_dim], high and low part of the rotated mean
   size_t mean_index;    // int32 [slots / 64], one for all kv heads; -1: none
-  // What cuDNN returns, [dense_rows] each, and its own workspace.
+  // Of cuDNN: the queries as they are, as rotated ones lie, and dense_rows a kv head behind them,
+  // which may be read; what it returns, [dense_rows] each; its own workspace.
+  size_t dense_q;    // fp16
   size_t dense_out;  // fp16 [..][head_dim]
   size_t dense_lse;  // float, natural log
   size_t dense;

@@ -17,7 +17,8 @@ inline DenseCall MakeDenseCall(const PrefillArgs& a, const PrefillPiece& piece) 
   c.rows = piece.dense_rows;
   c.keys = piece.keys;
   const int64_t token = int64_t{c.heads} * c.head_dim;
-  c.q = a.rotated + piece.first_row * token;
+  c.scale = a.p.scale;
+  c.q = a.dense_q + piece.first_row * token;
   c.k = a.keys + piece.first_key * token;
   c.v = a.coded_values + piece.first_key * token;
   c.out = a.dense_out;
@@ -31,7 +32,7 @@ bool RunCodedStep(PrefillArgs* args, const Launch& launch, const Dense& dense) {
   const unsigned heads = static_cast<unsigned>(args->p.cache.num_kv_heads);
   const unsigned pages = static_cast<unsigned>(args->step.slots / kTileTokens);
   if (pages > 0) {
-    if (args->p.cache.mean_tokens > 0 &&
+    if (args->p.cache.mean_tokens > 0 && args->step.tiles > 0 &&
         !launch(RotateMeans<kDim>, dim3((pages + 63) / 64, heads), kRotateThreads, 0, *args)) {
       return false;
     }
@@ -71,10 +72,15 @@ bool RunPrefill(const tq_cuda_prefill_plan& plan, PrefillArgs* args, const Launc
   };
   if (plan.window_tokens > 0) {
     const unsigned tiles = static_cast<unsigned>(args->total_rows + 63) / 64;
-    bool ok = launch(RotateQueries<kDim>, dim3(tiles, heads), kRotateThreads, 0, *args);
+    bool ok = plan.dense_rows == 0 ||
+              launch(CopyQueries<kDim>, dim3(tiles, heads), kRotateThreads, 0, *args);
+    bool rotated = false;
     PrefillCursor cursor;
     while (ok && NextCodedStep(p, plan, &cursor, &args->step)) {
-      ok = RunCodedStep<kDim>(args, launch, dense);
+      if (args->step.tiles > 0 && !rotated) {
+        rotated = ok = launch(RotateQueries<kDim>, dim3(tiles, heads), kRotateThreads, 0, *args);
+      }
+      ok = ok && RunCodedStep<kDim>(args, launch, dense);
     }
     const int64_t rows = static_cast<int64_t>(args->total_rows) * p.cache.num_kv_heads;
     const dim3 grid(static_cast<unsigned>((rows + 63) / 64));
@@ -130,7 +136,6 @@ inline PrefillArgs MakePrefillArgs(const tq_cuda_prefill_plan& plan,
   ParseTileFormat(p.cache.v_format, &v);
   a.layout = MakeRecordLayout(k, v, p.cache.head_dim);
   a.total_rows = plan.chunk_tokens * p.group;
-  a.dense = plan.dense_rows > 0 ? 1 : 0;
   uint8_t* base = static_cast<uint8_t*>(workspace);
   const PrefillWorkspace w = PrefillWorkspaceOf(p, plan);
   a.rotated = reinterpret_cast<uint16_t*>(base + w.rotated);
@@ -142,6 +147,7 @@ inline PrefillArgs MakePrefillArgs(const tq_cuda_prefill_plan& plan,
   a.coded_values = reinterpret_cast<uint16_t*>(base + w.coded_values);
   a.means = reinterpret_cast<uint16_t*>(base + w.means);
   a.mean_index = reinterpret_cast<int32_t*>(base + w.mean_index);
+  a.dense_q = reinterpret_cast<uint16_t*>(base + w.dense_q);
   a.dense_out = reinterpret_cast<uint16_t*>(base + w.dense_out);
   a.dense_lse = reinterpret_cast<float*>(base + w.dense_lse);
   return a;
