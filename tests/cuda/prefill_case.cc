@@ -141,7 +141,7 @@ std::vector<PrefillCase> PrefillCases(bool small) {
       c.base.kv_heads = small ? 1 : 2, c.base.means = d != 96,
       c.base.common = d != 96 ? 1.0f : 0.0f;
       c.base.k_format = d == 64 ? TQ_CUDA_TURBO4 : d == 192 ? TQ_CUDA_TURBO8 : TQ_CUDA_TURBO3;
-      c.dense_calls = 2;  // 1024 and 512 tokens, and ours for 64
+      c.dense_calls = 1;
     });
   }
   add("windows elsewhere ragged", [&](PrefillCase& c) {
@@ -154,8 +154,9 @@ std::vector<PrefillCase> PrefillCases(bool small) {
     c.base.tail = {7, 0}, c.base.head_dim = 64, c.dense_calls = 2, c.base.means = true;
   });
   add("windows elsewhere, small scratch", [&](PrefillCase& c) {
-    c.base.coded_len = {2200}, c.chunk_len = {3 * n}, c.base.head_dim = 64, c.dense_calls = 4;
-    c.scratch_bytes = size_t{700} * 2 * 64 * 4, c.base.sink_logits = true;
+    c.base.coded_len = {2900, 2400}, c.chunk_len = {3 * n, 2}, c.base.head_dim = 64;
+    c.scratch_bytes = size_t{1400} * 2 * 64 * 4, c.base.sink_logits = true;
+    c.base.tail = {3, 0}, c.dense_calls = 5;  // windows of 1024, 852 left, and 352 for ours
   });
   add("many sequences", [&](PrefillCase& c) {
     c.base.coded_len = std::vector<int>(70, 20), c.chunk_len = std::vector<int>(70, 2);

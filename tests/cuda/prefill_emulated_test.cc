@@ -21,13 +21,22 @@ bool DenseAttention(const DenseCall& c) {
   const auto* q = static_cast<const uint16_t*>(c.q);
   const auto* k = static_cast<const uint16_t*>(c.k);
   const auto* v = static_cast<const uint16_t*>(c.v);
-  const size_t d = static_cast<size_t>(c.head_dim), n = static_cast<size_t>(c.keys);
   const size_t m = static_cast<size_t>(c.rows), heads = static_cast<size_t>(c.heads);
-  std::vector<double> weights(n), sum(d);
+  const size_t d = static_cast<size_t>(c.head_dim), n = static_cast<size_t>(c.keys);
+  const size_t count = c.masked ? static_cast<size_t>(*c.key_count) : n;
+  if (c.masked && (*c.row_count != c.rows || count >= n)) return false;
+  // What is read of the keys that do not count.
+  for (size_t i = 0; i < heads * n * d; ++i) {
+    const size_t key = i / d % n;
+    if (key < (count + 255) / 256 * 256 && !std::isfinite(HalfToFloat(k[i]) + HalfToFloat(v[i]))) {
+      return false;
+    }
+  }
+  std::vector<double> weights(count), sum(d);
   for (size_t i = 0; i < m * heads; ++i) {
     const size_t row = i / heads, head = i % heads;
     double most = -INFINITY, total = 0;
-    for (size_t j = 0; j < n; ++j) {
+    for (size_t j = 0; j < count; ++j) {
       weights[j] = 0;
       for (size_t e = 0; e < d; ++e) {
         weights[j] +=
@@ -37,7 +46,7 @@ bool DenseAttention(const DenseCall& c) {
       most = std::max(most, weights[j]);
     }
     std::fill(sum.begin(), sum.end(), 0.0);
-    for (size_t j = 0; j < n; ++j) {
+    for (size_t j = 0; j < count; ++j) {
       const double w = std::exp(weights[j] - most);
       total += w;
       for (size_t e = 0; e < d; ++e) sum[e] += w * HalfToFloat(v[(head * n + j) * d + e]);

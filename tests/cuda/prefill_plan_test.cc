@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -60,14 +61,16 @@ void CheckCoverage(const tq_cuda_prefill_params& p, bool dense) {
       EXPECT_EQ(piece.rows, p.chunk_len[b] * p.group);
       EXPECT_EQ(piece.first_tile, tile);
       next[b] += piece.keys;
-      slot += (piece.keys + kTileTokens - 1) / kTileTokens * kTileTokens;
+      slot += PieceSlots(piece);
+      EXPECT_LE(piece.keys, PieceSlots(piece));
       if (piece.dense_rows == 0) {
         tile += (piece.rows + PrefillRows(p.cache.head_dim) - 1) / PrefillRows(p.cache.head_dim);
         continue;
       }
-      // Powers of two; all rows see all keys; room for the rows, and not for many more.
+      // Room for a power of two of keys; all rows see all keys; room for the rows and few more.
       EXPECT_GE(piece.keys, kDenseKeys);
-      EXPECT_EQ(piece.keys & (piece.keys - 1), 0);
+      EXPECT_GT(2 * piece.keys, piece.dense_keys);
+      EXPECT_EQ(piece.dense_keys & (piece.dense_keys - 1), 0);
       EXPECT_EQ(p.softcap, 0.0f);
       const int last_query = piece.query_position + p.chunk_len[b] - 1;
       EXPECT_TRUE(p.window == 0 || piece.key_position > last_query - p.window);
@@ -127,51 +130,54 @@ TEST(PrefillPlan, ScratchStaysWithinItsBound) {
   EXPECT_GT(131072 - (windows - 1) * plan.window_tokens, plan.window_tokens / 2);
 }
 
-// What cuDNN is called for: (query rows, keys) of each call.
-std::vector<std::pair<int, int>> Calls(const tq_cuda_prefill_params& p) {
+// What cuDNN is called for: query rows and keys that a call has room for, and its keys.
+using Call = std::tuple<int, int, int>;
+
+std::vector<Call> CallsOf(int chunk, int coded, auto change) {
+  const Lengths l{{chunk}, {coded}, {}, {}};
+  tq_cuda_prefill_params p = l.Params();
+  change(&p);
   const tq_cuda_prefill_plan plan = PlanPrefill(p, true);
-  std::vector<std::pair<int, int>> calls;
+  std::vector<Call> calls;
   PrefillCursor cursor;
   PrefillStep step;
   while (NextCodedStep(p, plan, &cursor, &step)) {
     for (int i = 0; i < step.num_pieces; ++i) {
-      if (step.pieces[i].dense_rows > 0) {
-        calls.emplace_back(step.pieces[i].dense_rows, step.pieces[i].keys);
-      }
+      const PrefillPiece& piece = step.pieces[i];
+      if (piece.dense_rows > 0) calls.emplace_back(piece.dense_rows, piece.dense_keys, piece.keys);
     }
   }
   return calls;
 }
 
-TEST(PrefillPlan, FewShapesGoToCudnn) {
-  using Pairs = std::vector<std::pair<int, int>>;
-  const auto calls = [](int chunk, int coded, auto change) {
-    const Lengths l{{chunk}, {coded}, {}, {}};
-    tq_cuda_prefill_params p = l.Params();
-    change(&p);
-    return Calls(p);
-  };
+TEST(PrefillPlan, WindowsThatAllQueriesSeeGoToCudnn) {
+  using Calls = std::vector<Call>;
   const auto plain = [](auto*) {};
-  EXPECT_EQ(calls(2048, 32768, plain), (Pairs{{8192, 16384}, {8192, 16384}}));
-  EXPECT_EQ(calls(2048, 16384 + 4096 + 512 + 500, plain),
-            (Pairs{{8192, 16384}, {8192, 4096}, {8192, 512}}));
-  // The keys that every query of the chunk sees: tokens from 6144 + 64 on.
-  EXPECT_EQ(calls(2000, 10240, [](auto* p) { p->window = 2000 + 4032; }),
-            (Pairs{{8192, 2048}, {8192, 1024}, {8192, 512}}));
-  EXPECT_EQ(calls(2048, 32768, [](auto* p) { p->softcap = 30.0f; }), Pairs{});
+  EXPECT_EQ(CallsOf(2048, 32768, plain), (Calls{{8192, 16384, 16384}, {8192, 16384, 16384}}));
+  EXPECT_EQ(CallsOf(2048, 30000, plain), (Calls{{8192, 16384, 16384}, {8192, 16384, 13616}}));
+  EXPECT_EQ(CallsOf(2048, 16384 + 511, plain), (Calls{{8192, 16384, 16384}}));
+  EXPECT_EQ(CallsOf(1100, 3000, plain), (Calls{{4608, 4096, 3000}}));
+  // Every query of the chunk sees tokens from 6208 on.
+  EXPECT_EQ(CallsOf(2000, 10240, [](auto* p) { p->window = 2000 + 4032; }),
+            (Calls{{8192, 4096, 4032}}));
+  EXPECT_EQ(CallsOf(2048, 32768, [](auto* p) { p->softcap = 30.0f; }), Calls{});
   // Too little to be worth a call; worth one when the caller says so.
-  EXPECT_EQ(calls(10, 16384, plain), Pairs{});
-  EXPECT_EQ(calls(10, 16384, [](auto* p) { p->dense_least = 1000; }), (Pairs{{128, 16384}}));
-  EXPECT_EQ(calls(2048, 32768, [](auto* p) { p->scratch_bytes = 1; }), Pairs{});
-  // A longer prefix or a chunk of another size meets few shapes that were not met before.
+  EXPECT_EQ(CallsOf(10, 16384, plain), Calls{});
+  EXPECT_EQ(CallsOf(10, 16384, [](auto* p) { p->dense_least = 1000; }),
+            (Calls{{128, 16384, 16384}}));
+  EXPECT_EQ(CallsOf(2048, 32768, [](auto* p) { p->scratch_bytes = 1; }), Calls{});
+}
+
+TEST(PrefillPlan, FewShapesGoToCudnn) {
   std::set<std::pair<int, int>> shapes;
-  for (int coded = 0; coded < 200000; coded += 777) {
-    for (const auto& call : calls(2048, coded, plain)) shapes.insert(call);
-  }
-  EXPECT_EQ(shapes.size(), 6u);
-  for (int chunk = 1; chunk <= 2048; ++chunk) {
-    for (const auto& call : calls(chunk, 32768, plain)) shapes.insert(call);
-  }
+  const auto meet = [&](int chunk, int coded) {
+    for (const auto& [rows, keys, count] : CallsOf(chunk, coded, [](auto*) {})) {
+      shapes.emplace(rows, keys);
+    }
+  };
+  for (int coded = 0; coded < 200000; coded += 777) meet(2048, coded);
+  EXPECT_EQ(shapes.size(), 5u);
+  for (int chunk = 1; chunk <= 2048; ++chunk) meet(chunk, 32768);
   EXPECT_LE(shapes.size(), 50u);
 }
 
@@ -196,8 +202,9 @@ TEST(PrefillPlan, ArraysOfTheWorkspaceDoNotOverlap) {
                                      {w.mean_index, slots / 8 / 64 * 4},
                                      {w.dense_out, size_t{8} * 512 * 128 * 2},
                                      {w.dense_lse, size_t{8} * 512 * 4},
+                                     {w.dense_lengths, size_t{64} * 8 * 4},
                                      {w.dense, 12345}};
-  ASSERT_EQ(arrays.size(), 13u);
+  ASSERT_EQ(arrays.size(), 14u);
   size_t end = 0;
   for (const auto& [at, bytes] : arrays) {
     EXPECT_EQ(at % 256, 0u);

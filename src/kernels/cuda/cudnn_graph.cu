@@ -1,6 +1,7 @@
 #include <dlfcn.h>
 
 #include <cstdint>
+#include <limits>
 
 #include "kernels/cuda/cudnn_graph.h"
 
@@ -10,7 +11,20 @@ namespace {
 // Attention of 9.10.0 and 9.10.1 has known faults.
 constexpr size_t kLeastVersion = 91002;
 
-enum Id : int64_t { kQ = 1, kK, kV, kOut, kLse, kScale, kFirstVirtual };
+enum Id : int64_t {
+  kQ = 1,
+  kK,
+  kV,
+  kOut,
+  kLse,
+  kScale,
+  kRowCount,
+  kKeyCount,
+  kMasked,
+  kFirstVirtual
+};
+
+constexpr int64_t kOne[4] = {1, 1, 1, 1};
 
 template <typename F>
 bool Find(void* library, const char* name, F* function) {
@@ -98,18 +112,20 @@ class CudnnAttention::Builder {
     return Tensor(next_id_++, type, size, stride);
   }
 
-  // y = mode(x, b); b may be null.
-  void Pointwise(cudnnPointwiseMode_t mode, cudnnBackendDescriptor_t x, cudnnBackendDescriptor_t b,
-                 cudnnBackendDescriptor_t y) {
-    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
+  // y = mode(x, b), or x where t, else b. b and t may be null.
+  void Pointwise(cudnnPointwiseMode_t mode, cudnnDataType_t type, cudnnBackendDescriptor_t x,
+                 cudnnBackendDescriptor_t b, cudnnBackendDescriptor_t y,
+                 cudnnBackendDescriptor_t t = nullptr, int64_t axis = -1) {
     cudnnBackendDescriptor_t what = Make(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
     Set(what, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, &mode);
     Set(what, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, &type);
+    if (axis >= 0) Set(what, CUDNN_ATTR_POINTWISE_AXIS, CUDNN_TYPE_INT64, &axis);
     Finish(what);
     cudnnBackendDescriptor_t op = Make(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
     Set(op, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, what);
     Set(op, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x);
     if (b != nullptr) Set(op, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b);
+    if (t != nullptr) Set(op, CUDNN_ATTR_OPERATION_POINTWISE_TDESC, t);
     Set(op, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
     operations_.push_back(Finish(op));
   }
@@ -127,18 +143,43 @@ class CudnnAttention::Builder {
     operations_.push_back(Finish(op));
   }
 
-  void Multiply(cudnnBackendDescriptor_t a, cudnnBackendDescriptor_t b,
-                cudnnBackendDescriptor_t c) {
+  // m, n, k: tensors with the part of that extent which counts; null: all of it.
+  void Multiply(cudnnBackendDescriptor_t a, cudnnBackendDescriptor_t b, cudnnBackendDescriptor_t c,
+                cudnnBackendDescriptor_t m, cudnnBackendDescriptor_t n,
+                cudnnBackendDescriptor_t k) {
     const cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    const double padding = 0.0;
     cudnnBackendDescriptor_t what = Make(CUDNN_BACKEND_MATMUL_DESCRIPTOR);
     Set(what, CUDNN_ATTR_MATMUL_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, &type);
+    if (n != nullptr) Set(what, CUDNN_ATTR_MATMUL_PADDING_VALUE, CUDNN_TYPE_DOUBLE, &padding);
     Finish(what);
     cudnnBackendDescriptor_t op = Make(CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR);
     Set(op, CUDNN_ATTR_OPERATION_MATMUL_DESC, what);
     Set(op, CUDNN_ATTR_OPERATION_MATMUL_ADESC, a);
     Set(op, CUDNN_ATTR_OPERATION_MATMUL_BDESC, b);
     Set(op, CUDNN_ATTR_OPERATION_MATMUL_CDESC, c);
+    if (m != nullptr) Set(op, CUDNN_ATTR_OPERATION_MATMUL_GEMM_M_OVERRIDE_DESC, m);
+    if (n != nullptr) Set(op, CUDNN_ATTR_OPERATION_MATMUL_GEMM_N_OVERRIDE_DESC, n);
+    if (k != nullptr) Set(op, CUDNN_ATTR_OPERATION_MATMUL_GEMM_K_OVERRIDE_DESC, k);
     operations_.push_back(Finish(op));
+  }
+
+  // Minus infinity where a row or a key does not count.
+  cudnnBackendDescriptor_t Mask(cudnnBackendDescriptor_t x, const int64_t (&size)[4],
+                                cudnnBackendDescriptor_t row_count,
+                                cudnnBackendDescriptor_t key_count) {
+    constexpr cudnnDataType_t kInt = CUDNN_DATA_INT32, kBool = CUDNN_DATA_BOOLEAN;
+    const auto minus_infinity = Tensor(kMasked, CUDNN_DATA_FLOAT, kOne, kOne, true);
+    const auto row = Virtual(kInt, size), key = Virtual(kInt, size);
+    const auto row_counts = Virtual(kBool, size), key_counts = Virtual(kBool, size);
+    const auto counts = Virtual(kBool, size), masked = Virtual(CUDNN_DATA_FLOAT, size);
+    Pointwise(CUDNN_POINTWISE_GEN_INDEX, kInt, x, nullptr, row, nullptr, 2);
+    Pointwise(CUDNN_POINTWISE_GEN_INDEX, kInt, x, nullptr, key, nullptr, 3);
+    Pointwise(CUDNN_POINTWISE_CMP_LT, kBool, row, row_count, row_counts);
+    Pointwise(CUDNN_POINTWISE_CMP_LT, kBool, key, key_count, key_counts);
+    Pointwise(CUDNN_POINTWISE_LOGICAL_AND, kBool, row_counts, key_counts, counts);
+    Pointwise(CUDNN_POINTWISE_BINARY_SELECT, CUDNN_DATA_FLOAT, x, minus_infinity, masked, counts);
+    return masked;
   }
 
   // The operations of attention, which cuDNN recognises and runs as one kernel.
@@ -151,22 +192,29 @@ class CudnnAttention::Builder {
     const auto v = Tensor(kV, kHalf, {1, h, n, d}, {h * n * d, n * d, d, 1});
     const auto out = Tensor(kOut, kHalf, {1, h, m, d}, {h * m * d, m * d, d, 1});
     const auto lse = Tensor(kLse, kFloat, per_row, {h * m, m, 1, 1});
-    const auto scale = Tensor(kScale, kFloat, {1, 1, 1, 1}, {1, 1, 1, 1}, true);
-    const auto product = Virtual(kFloat, logits), logit = Virtual(kFloat, logits);
-    const auto most = Virtual(kFloat, per_row);
+    const auto scale = Tensor(kScale, kFloat, kOne, kOne, true);
+    cudnnBackendDescriptor_t row_count = nullptr, key_count = nullptr;
+    if (s.masked) {
+      row_count = Tensor(kRowCount, CUDNN_DATA_INT32, kOne, kOne);
+      key_count = Tensor(kKeyCount, CUDNN_DATA_INT32, kOne, kOne);
+    }
+    const auto product = Virtual(kFloat, logits);
+    auto logit = Virtual(kFloat, logits);
+    Multiply(q, k, product, row_count, key_count, nullptr);
+    Pointwise(CUDNN_POINTWISE_MUL, kFloat, product, scale, logit);
+    if (s.masked) logit = Mask(logit, logits, row_count, key_count);
+    const auto most = Virtual(kFloat, per_row), sum = Virtual(kFloat, per_row);
     const auto less = Virtual(kFloat, logits), weights = Virtual(kFloat, logits);
-    const auto sum = Virtual(kFloat, per_row), log = Virtual(kFloat, per_row);
+    const auto log = Virtual(kFloat, per_row);
     const auto shares = Virtual(kHalf, logits);
-    Multiply(q, k, product);
-    Pointwise(CUDNN_POINTWISE_MUL, product, scale, logit);
     Reduce(CUDNN_REDUCE_TENSOR_MAX, logit, most);
-    Pointwise(CUDNN_POINTWISE_SUB, logit, most, less);
-    Pointwise(CUDNN_POINTWISE_EXP, less, nullptr, weights);
+    Pointwise(CUDNN_POINTWISE_SUB, kFloat, logit, most, less);
+    Pointwise(CUDNN_POINTWISE_EXP, kFloat, less, nullptr, weights);
     Reduce(CUDNN_REDUCE_TENSOR_ADD, weights, sum);
-    Pointwise(CUDNN_POINTWISE_LOG, sum, nullptr, log);
-    Pointwise(CUDNN_POINTWISE_ADD, most, log, lse);
-    Pointwise(CUDNN_POINTWISE_DIV, weights, sum, shares);
-    Multiply(shares, v, out);
+    Pointwise(CUDNN_POINTWISE_LOG, kFloat, sum, nullptr, log);
+    Pointwise(CUDNN_POINTWISE_ADD, kFloat, most, log, lse);
+    Pointwise(CUDNN_POINTWISE_DIV, kFloat, weights, sum, shares);
+    Multiply(shares, v, out, row_count, nullptr, key_count);
   }
 
   // The first of cuDNN's choices for the operations that it can compile; null: none.
@@ -232,23 +280,26 @@ bool CudnnAttention::Build(const CudnnApi& api, cudnnHandle_t handle, const Cudn
 }
 
 bool CudnnAttention::Run(cudnnHandle_t handle, const DenseCall& call, void* workspace) const {
-  float scale = call.scale;
-  const int64_t ids[] = {kQ, kK, kV, kOut, kLse, kScale};
-  void* const pointers[] = {call.q, call.k, call.v, call.out, call.lse, &scale};
+  float scale = call.scale, minus_infinity = -std::numeric_limits<float>::infinity();
+  const int64_t ids[] = {kQ, kK, kV, kOut, kLse, kScale, kRowCount, kKeyCount, kMasked};
+  void* const pointers[] = {call.q, call.k,         call.v,         call.out,       call.lse,
+                            &scale, call.row_count, call.key_count, &minus_infinity};
+  const int64_t count = shape_.masked ? 9 : 6;
   cudnnBackendDescriptor_t pack = nullptr;
   if (api_->create_descriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack) !=
       CUDNN_STATUS_SUCCESS) {
     return false;
   }
   const auto set = [&](cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
-                       int64_t count, const void* values) {
-    return api_->set_attribute(pack, name, type, count, values) == CUDNN_STATUS_SUCCESS;
+                       int64_t n, const void* values) {
+    return api_->set_attribute(pack, name, type, n, values) == CUDNN_STATUS_SUCCESS;
   };
-  const bool ok = set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, 6, ids) &&
-                  set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, 6, pointers) &&
-                  set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace) &&
-                  api_->finalize(pack) == CUDNN_STATUS_SUCCESS &&
-                  api_->execute(handle, plan_, pack) == CUDNN_STATUS_SUCCESS;
+  const bool ok =
+      set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, ids) &&
+      set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, pointers) &&
+      set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace) &&
+      api_->finalize(pack) == CUDNN_STATUS_SUCCESS &&
+      api_->execute(handle, plan_, pack) == CUDNN_STATUS_SUCCESS;
   api_->destroy_descriptor(pack);
   return ok;
 }

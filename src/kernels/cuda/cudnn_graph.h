@@ -34,6 +34,7 @@ struct CudnnApi {
 // What is compiled for: the extents of a DenseCall.
 struct CudnnShape {
   int head_dim, heads, rows, keys;
+  bool masked;  // a mask without need costs 6 % of the time
   friend bool operator==(const CudnnShape&, const CudnnShape&) = default;
 };
 

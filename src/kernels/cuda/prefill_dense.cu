@@ -65,7 +65,8 @@ bool PrepareDense(tq_cuda_dense* dense, const tq_cuda_prefill_params& p,
     for (int i = 0; i < step.num_pieces; ++i) {
       const PrefillPiece& piece = step.pieces[i];
       if (piece.dense_rows == 0) continue;
-      const CudnnShape shape{p.cache.head_dim, p.cache.num_kv_heads, piece.dense_rows, piece.keys};
+      const CudnnShape shape{p.cache.head_dim, p.cache.num_kv_heads, piece.dense_rows,
+                             piece.dense_keys, piece.keys < piece.dense_keys};
       const CudnnAttention* graph = dense->Find(shape);
       if (graph == nullptr && compile && dense->graphs.size() < kMostGraphs) {
         dense->graphs.push_back(std::make_unique<CudnnAttention>());
@@ -82,7 +83,8 @@ bool PrepareDense(tq_cuda_dense* dense, const tq_cuda_prefill_params& p,
 }
 
 bool RunDense(tq_cuda_dense* dense, const DenseCall& call, void* workspace, void* stream) {
-  const CudnnAttention* graph = dense->Find({call.head_dim, call.heads, call.rows, call.keys});
+  const CudnnAttention* graph =
+      dense->Find({call.head_dim, call.heads, call.rows, call.keys, call.masked});
   return graph != nullptr &&
          dense->api.set_stream(dense->handle, static_cast<cudaStream_t>(stream)) ==
              CUDNN_STATUS_SUCCESS &&

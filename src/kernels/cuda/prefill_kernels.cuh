@@ -40,6 +40,7 @@ struct PrefillArgs {
   uint16_t* dense_q;
   uint16_t* dense_out;
   float* dense_lse;
+  int32_t* dense_lengths;
   int merge;   // the piece whose result of cuDNN joins the state
   int finish;  // 1: these keys are the last
   int chunk;   // 1: exact keys are the chunk's
@@ -234,7 +235,8 @@ __global__ void __launch_bounds__(kRotateThreads)
   const int safe = page < pages ? page : 0;
   const PrefillPiece& piece = PieceOfPage(a.step, safe);
   const int inside = safe * kTileTokens - piece.first_key;
-  const int mean = __ldg(MeanOf(cache, piece, piece.first_token + inside));
+  const int mean =
+      inside < piece.keys ? __ldg(MeanOf(cache, piece, piece.first_token + inside)) : -1;
   RowLanes<kDim> y, low;
 #pragma unroll
   for (int i = 0; i < kDim / 4; ++i) y.v[i] = 0.0f;
@@ -290,6 +292,25 @@ __device__ __forceinline__ void StoreKeys(const DecodeShared<kDim>& sh, const Pr
   y.Store(a.keys, TQ_CUDA_F16, (first + row) * kDim, l);
 }
 
+// What cuDNN may read behind the last page of keys: the rest of a tile of its kernels.
+inline constexpr int kDenseTile = 256;
+
+// How many rows and keys of its calls count.
+__device__ __forceinline__ void StoreLengths(const PrefillArgs& a) {
+  const int i = threadIdx.x;
+  if (i >= a.step.num_pieces) return;
+  a.dense_lengths[8 * i] = a.step.pieces[i].dense_rows;
+  a.dense_lengths[8 * i + 4] = a.step.pieces[i].keys;
+}
+
+// Zeros for one side of a page behind the keys.
+template <int kDim>
+__device__ __forceinline__ void ClearPage(uint16_t* to) {
+  for (int n = threadIdx.x; n < kTileTokens * kDim / 8; n += kDecodeThreads) {
+    *reinterpret_cast<uint4*>(to + 8 * n) = make_uint4(0, 0, 0, 0);
+  }
+}
+
 // One side of one page of one kv head a CTA; grid (pages, 2 kv heads). Tokens behind the end become
 // zeros: 0 times a weight of 0 must not be NaN. Keys for cuDNN are whole keys, but for the mean of
 // the piece's first page: they get the difference to that one alone, so that a large mean common to
@@ -305,8 +326,14 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const bool value_side = (blockIdx.y & 1) != 0;
   const PrefillPiece& piece = PieceOfPage(a.step, page);
   const int inside = page * kTileTokens - piece.first_key;
+  const int64_t first = FirstSlot(a, piece, head) + inside;
   const int token = piece.first_token + inside;
   const int count = min(piece.keys - inside, kTileTokens);
+  if (a.dense_lengths != nullptr && page == 0 && blockIdx.y == 0) StoreLengths(a);
+  if (count <= 0) {
+    if (count > -kDenseTile) ClearPage<kDim>((value_side ? a.coded_values : a.keys) + first * kDim);
+    return;
+  }
   const int physical =
       __ldg(cache.page_table + static_cast<int64_t>(piece.sequence) * cache.page_stride +
             token / kTileTokens);
@@ -317,7 +344,6 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const uint16_t* scales = reinterpret_cast<const uint16_t*>(
       record + (value_side ? a.layout.v_scales : a.layout.k_scales));
   const float unit = StepUnit(f);
-  const int64_t first = FirstSlot(a, piece, head) + inside;
   const bool whole = !value_side && piece.dense_rows != 0;
   const bool means = whole && cache.mean_tokens > 0;
 

@@ -24,6 +24,12 @@ int64_t PowerBelow(int64_t n) {
   return power;
 }
 
+int64_t PowerAbove(int64_t n) {
+  int64_t power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
 // Query rows that a call of cuDNN has room for: few different numbers, each compiled once.
 int DenseRows(int rows) {
   const int64_t step = std::max<int64_t>(128, PowerBelow(rows) / 8);
@@ -40,10 +46,10 @@ int FirstDenseToken(const tq_cuda_prefill_params& p, int b) {
 }
 
 // Keys of the next call of cuDNN for a sequence with `left` keys that all its queries see; 0: they
-// are for our kernel. Powers of two, so that a prefix of any length takes few compiled graphs.
+// are for our kernel.
 int DenseKeys(const tq_cuda_prefill_params& p, const tq_cuda_prefill_plan& plan, int b, int left) {
   if (plan.dense_rows == 0 || left < kDenseKeys || plan.window_tokens < kDenseKeys) return 0;
-  const int64_t keys = PowerBelow(std::min(left, plan.window_tokens));
+  const int64_t keys = std::min(left, plan.window_tokens);
   const int64_t least = p.dense_least > 0 ? p.dense_least : kDenseLeast;
   return keys * p.chunk_len[b] * p.group >= least ? static_cast<int>(keys) : 0;
 }
@@ -144,7 +150,7 @@ tq_cuda_prefill_plan PlanPrefill(const tq_cuda_prefill_params& p, bool dense) {
   }
   plan.window_tokens = static_cast<int32_t>(slots);
   if (dense && room >= kDenseKeys) {
-    PlanDense(p, static_cast<int>(std::min(coded, PowerBelow(room))), &plan);
+    PlanDense(p, static_cast<int>(std::min(PowerAbove(coded), PowerBelow(room))), &plan);
   }
   plan.workspace_bytes = PrefillWorkspaceOf(p, plan).bytes;
   return plan;
@@ -181,6 +187,7 @@ PrefillWorkspace PrefillWorkspaceOf(const tq_cuda_prefill_params& p,
     if (dense_rows > 0) w.dense_q = take((rows + dense_rows) * d * 2);
     w.dense_out = take(dense_rows * d * 2);
     w.dense_lse = take(dense_rows * sizeof(float));
+    if (dense_rows > 0) w.dense_lengths = take(size_t{kMaxPrefillPieces} * 8 * sizeof(int32_t));
     w.dense = take(plan.dense_bytes);
   }
   return w;
@@ -209,7 +216,10 @@ bool NextCodedStep(const tq_cuda_prefill_params& p, const tq_cuda_prefill_plan& 
     } else if (DenseKeys(p, plan, b, p.coded_len[b] - first_dense) > 0) {
       take = std::min(take, first_dense - cursor->token);
     }
-    if (left > 0 && (room <= 0 || take > room)) {
+    // The room of a call is a power of two, so that prefixes of any length take few compiled
+    // graphs.
+    const int slots = dense > 0 ? static_cast<int>(PowerAbove(dense)) : take;
+    if (left > 0 && (room <= 0 || slots > room)) {
       if (fresh) cursor->token = -1;
       break;
     }
@@ -219,7 +229,10 @@ bool NextCodedStep(const tq_cuda_prefill_params& p, const tq_cuda_prefill_plan& 
     piece.first_token = cursor->token;
     piece.key_position = p.coded_begin + cursor->token;
     piece.fresh = fresh ? 1 : 0;
-    piece.dense_rows = dense > 0 ? DenseRows(p.chunk_len[b] * p.group) : 0;
+    if (dense > 0) {
+      piece.dense_rows = DenseRows(p.chunk_len[b] * p.group);
+      piece.dense_keys = slots;
+    }
     Append(p, *cursor, piece, step);
     step->slots += PieceSlots(piece);
     cursor->token += take;

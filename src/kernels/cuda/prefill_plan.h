@@ -14,8 +14,8 @@ namespace turboquant::cuda {
 
 inline constexpr int kMaxPrefillPieces = 64;
 inline constexpr size_t kDefaultScratchBytes = size_t{64} << 20;
-// A call of cuDNN takes a power of two of keys: at least so many, and enough of them for its rows
-// that the launch and the merge after it cost less than they save.
+// A call of cuDNN takes at least so many keys, and enough of them for its rows that the launch and
+// the merge after it cost less than they save.
 inline constexpr int kDenseKeys = 512;
 inline constexpr int64_t kDenseLeast = int64_t{1} << 20;
 
@@ -36,12 +36,14 @@ struct PrefillPiece {
   int32_t first_token;  // coded token of the first key
   int32_t first_tile;   // CTAs of the pieces before
   int32_t fresh;        // 1: these are the first keys that the rows meet
-  int32_t dense_rows;   // 0: attended by our kernel; else by cuDNN, in a call with room for so many
+  // 0: attended by our kernel; else by cuDNN, in a call with room for so many rows and keys.
+  int32_t dense_rows, dense_keys;
 };
 
 // Slots of a piece in the scratch, for one kv head.
 TQ_HD constexpr int PieceSlots(const PrefillPiece& piece) {
-  return (piece.keys + kTileTokens - 1) / kTileTokens * kTileTokens;
+  return piece.dense_keys > 0 ? piece.dense_keys
+                              : (piece.keys + kTileTokens - 1) / kTileTokens * kTileTokens;
 }
 
 // What one launch does.
@@ -73,9 +75,10 @@ struct PrefillWorkspace {
   size_t mean_index;    // int32 [slots / 64], one for all kv heads; -1: none
   // Of cuDNN: the queries as they are, as rotated ones lie, and dense_rows a kv head behind them,
   // which may be read; what it returns, [dense_rows] each; its own workspace.
-  size_t dense_q;    // fp16
-  size_t dense_out;  // fp16 [..][head_dim]
-  size_t dense_lse;  // float, natural log
+  size_t dense_q;        // fp16
+  size_t dense_out;      // fp16 [..][head_dim]
+  size_t dense_lse;      // float, natural log
+  size_t dense_lengths;  // int32 [64][2][4]: rows and keys of the pieces of a step, 16 bytes apart
   size_t dense;
   size_t bytes;
 };

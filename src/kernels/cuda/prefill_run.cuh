@@ -15,7 +15,8 @@ inline DenseCall MakeDenseCall(const PrefillArgs& a, const PrefillPiece& piece) 
   c.head_dim = a.p.cache.head_dim;
   c.heads = a.p.cache.num_kv_heads;
   c.rows = piece.dense_rows;
-  c.keys = piece.keys;
+  c.keys = piece.dense_keys;
+  c.masked = piece.keys < piece.dense_keys;
   const int64_t token = int64_t{c.heads} * c.head_dim;
   c.scale = a.p.scale;
   c.q = a.dense_q + piece.first_row * token;
@@ -23,6 +24,8 @@ inline DenseCall MakeDenseCall(const PrefillArgs& a, const PrefillPiece& piece) 
   c.v = a.coded_values + piece.first_key * token;
   c.out = a.dense_out;
   c.lse = a.dense_lse;
+  c.row_count = a.dense_lengths + 8 * (&piece - a.step.pieces);
+  c.key_count = c.row_count + 4;
   return c;
 }
 
@@ -150,6 +153,7 @@ inline PrefillArgs MakePrefillArgs(const tq_cuda_prefill_plan& plan,
   a.dense_q = reinterpret_cast<uint16_t*>(base + w.dense_q);
   a.dense_out = reinterpret_cast<uint16_t*>(base + w.dense_out);
   a.dense_lse = reinterpret_cast<float*>(base + w.dense_lse);
+  if (plan.dense_rows > 0) a.dense_lengths = reinterpret_cast<int32_t*>(base + w.dense_lengths);
   return a;
 }
 
