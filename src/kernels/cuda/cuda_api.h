@@ -277,7 +277,7 @@ typedef struct tq_cuda_prefill_params {
   const float* sinks;    // device, [heads]; null
   size_t scratch_bytes;  // most memory for decoded rows of the prefix; 0: 64 MiB
   tq_cuda_dense* dense;  // attends the windows of the prefix that it serves; null: none
-  int64_t dense_least;   // fewest (query row, key) pairs of a call to it; 0: 2^20
+  int64_t dense_least;   // fewest (query row, key) pairs of a call of it; 0: 2^20
 } tq_cuda_prefill_params;
 
 typedef struct tq_cuda_prefill_plan {
@@ -326,7 +326,7 @@ TQ_CUDA_EXPORT tq_cuda_status tq_cuda_attend(const tq_cuda_plan* plan,
                                              const tq_cuda_item* items, void* workspace,
                                              void* stream);
 
-// Loads cuDNN 9.5 or newer for the current device. cudnn: the library or the folder that holds it;
+// Loads cuDNN 9.10.2 or newer for the current device. cudnn: the library or the folder that holds it;
 // null: where the system looks. TQ_CUDA_UNSUPPORTED: it is missing, or this library was built
 // without it; reason says so in one sentence (at least 160 bytes; may be null).
 TQ_CUDA_EXPORT tq_cuda_status tq_cuda_dense_create(const char* cudnn, tq_cuda_dense** dense,
