@@ -1,8 +1,9 @@
-// Speed of prefill on CUDA: a chunk of new tokens over a compressed prefix, beside decompressing
-// the whole prefix. Every timed shape is checked against the double reference first. What dense
-// kernels need for the same is measured by cuda_prefill_baselines.py.
+// Speed of prefill on CUDA: a chunk of new tokens over a compressed prefix, with windows attended
+// by our kernel and by cuDNN, beside decompressing the whole prefix. Every timed shape is checked
+// against the double reference first. What dense kernels need for the same is measured by
+// cuda_prefill_baselines.py.
 //
-//   cuda_prefill_speed [--quick] OUT.json
+//   cuda_prefill_speed [--quick] [--cudnn libcudnn.so.9, or its folder] OUT.json
 #include <cuda_bf16.h>
 
 #include <algorithm>
@@ -66,7 +67,7 @@ double MedianMicroseconds(const Record& record) {
 
 class PrefillBench {
  public:
-  explicit PrefillBench(const Shape& s) : s_(s) {
+  PrefillBench(const Shape& s, tq_cuda_dense* dense) : s_(s), dense_(dense) {
     pages_ = (s.prefix + kTileTokens - 1) / kTileTokens;
     record_bytes_ = tq_cuda_record_bytes(s.format, s.format, s.head_dim);
     records_ = DeviceBuffer<uint8_t>(static_cast<size_t>(pages_) * s.kv_heads * record_bytes_);
@@ -86,7 +87,7 @@ class PrefillBench {
     Encode();
   }
 
-  tq_cuda_prefill_params Params() const {
+  tq_cuda_prefill_params Params(bool dense) const {
     tq_cuda_prefill_params p{};
     const int64_t d = s_.head_dim, width = d * s_.kv_heads;
     p.cache = Cache();
@@ -105,11 +106,20 @@ class PrefillBench {
     p.out_dtype = TQ_CUDA_BF16;
     p.scale = 1.0f / std::sqrt(static_cast<float>(d));
     p.scratch_bytes = s_.scratch_bytes;
+    p.dense = dense ? dense_ : nullptr;
     return p;
   }
 
-  double Time(int* windows) {
-    const tq_cuda_prefill_params p = Params();
+  // False: cuDNN serves no window of the shape.
+  bool Served() const {
+    const tq_cuda_prefill_params p = Params(true);
+    tq_cuda_prefill_plan plan{};
+    tq_cuda_plan_prefill(&p, &plan, nullptr, 0);
+    return plan.dense_rows > 0;
+  }
+
+  double Time(bool dense, int* windows) {
+    const tq_cuda_prefill_params p = Params(dense);
     tq_cuda_prefill_plan plan{};
     tq_cuda_plan_prefill(&p, &plan, nullptr, 0);
     DeviceBuffer<uint8_t> workspace(plan.workspace_bytes);
@@ -135,8 +145,8 @@ class PrefillBench {
   }
 
   // Worst relative error of some query tokens of one kv head.
-  double Check() {
-    tq_cuda_prefill_params p = Params();
+  double Check(bool dense) {
+    tq_cuda_prefill_params p = Params(dense);
     DeviceBuffer<float> out(q_.size());
     p.out = out.get();
     p.out_dtype = TQ_CUDA_F32;
@@ -154,7 +164,7 @@ class PrefillBench {
     }
     const std::vector<__nv_bfloat16> source = source_.Download(), q = q_.Download();
     const std::vector<float> got = out.Download();
-    tq_cuda_prefill_params host = Params();
+    tq_cuda_prefill_params host = Params(false);
     const int64_t d = s_.head_dim, width = d * s_.kv_heads;
     host.cache.num_kv_heads = 1;
     host.cache.records = mine.data();
@@ -214,6 +224,7 @@ class PrefillBench {
   }
 
   Shape s_;
+  tq_cuda_dense* dense_;
   int pages_ = 0;
   size_t record_bytes_ = 0;
   std::vector<int32_t> table_host_;
@@ -226,18 +237,23 @@ class PrefillBench {
 
 int Main(int argc, char** argv) {
   bool quick = false;
+  const char* cudnn = nullptr;
   std::string path;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) {
       quick = true;
+    } else if (std::strcmp(argv[i], "--cudnn") == 0 && i + 1 < argc) {
+      cudnn = argv[++i];
     } else {
       path = argv[i];
     }
   }
   tq_cuda_device device{};
   if (path.empty() || tq_cuda_query_device(&device) != TQ_CUDA_OK) {
-    std::fprintf(stderr, path.empty() ? "usage: cuda_prefill_speed [--quick] OUT.json\n"
-                                      : "no CUDA device of compute capability 8.0 or more\n");
+    std::fprintf(stderr,
+                 path.empty()
+                     ? "usage: cuda_prefill_speed [--quick] [--cudnn FILE_OR_FOLDER] OUT.json\n"
+                     : "no CUDA device of compute capability 8.0 or more\n");
     return path.empty() ? 2 : 3;
   }
   cudaDeviceProp properties;
@@ -255,33 +271,47 @@ int Main(int argc, char** argv) {
   shapes.push_back({4, 128, 8, 4, 32768, 2048, size_t{16} << 20});
   if (!quick) {
     shapes.push_back({4, 128, 8, 4, 131072, 2048, 0});
+    shapes.push_back({4, 128, 8, 4, 131072, 2048, size_t{256} << 20});
+    shapes.push_back({4, 128, 8, 4, 30000, 2000, 0});
     shapes.push_back({4, 64, 8, 4, 32768, 2048, 0});
     shapes.push_back({4, 256, 8, 4, 32768, 1024, 0});
     shapes.push_back({4, 128, 8, 8, 32768, 2048, 0});
   }
+  tq_cuda_dense* dense = nullptr;
+  char reason[200] = "";
   bool ok = true, first = true;
+  if (cudnn != nullptr &&
+      tq_cuda_dense_create(cudnn, &dense, reason, sizeof(reason)) != TQ_CUDA_OK) {
+    std::printf("FAILED: %s\n", reason);
+    ok = false;
+  }
   for (const Shape& s : shapes) {
-    PrefillBench bench(s);
-    const double error = bench.Check();
-    int windows = 0;
-    const double us = bench.Time(&windows), decompress = bench.TimeDecompress();
+    PrefillBench bench(s, dense);
+    const double decompress = bench.TimeDecompress();
     const double products =
         4.0 * s.chunk * s.kv_heads * s.group * s.head_dim * (s.prefix + (s.chunk + 1) / 2.0);
-    ok = ok && error <= 2e-3;
-    std::printf(
-        "turbo%d d%d %d/%d heads, %d tokens over %d in %d windows: %.0f us, %.0f TFLOP/s, "
-        "error %.1e; decompress all %.0f us\n",
-        s.format, s.head_dim, s.kv_heads * s.group, s.kv_heads, s.chunk, s.prefix, windows, us,
-        products / us * 1e-6, error, decompress);
-    std::fflush(stdout);
-    std::fprintf(file,
-                 "%s\n {\"kind\":\"prefill\",\"format\":%d,\"head_dim\":%d,\"kv_heads\":%d,"
-                 "\"group\":%d,\"prefix\":%d,\"chunk\":%d,\"windows\":%d,\"us\":%.1f,"
-                 "\"tflops\":%.1f,\"error\":%.2e,\"decompress_us\":%.1f}",
-                 first ? "" : ",", s.format, s.head_dim, s.kv_heads, s.group, s.prefix, s.chunk,
-                 windows, us, products / us * 1e-6, error, decompress);
-    first = false;
+    for (const bool with : {false, true}) {
+      if (with && (dense == nullptr || !bench.Served())) continue;
+      const double error = bench.Check(with);
+      int windows = 0;
+      const double us = bench.Time(with, &windows);
+      ok = ok && error <= 2e-3;
+      std::printf(
+          "turbo%d d%d %d/%d heads, %d tokens over %d in %d windows%s: %.0f us, %.0f TFLOP/s, "
+          "error %.1e; decompress all %.0f us\n",
+          s.format, s.head_dim, s.kv_heads * s.group, s.kv_heads, s.chunk, s.prefix, windows,
+          with ? " by cuDNN" : "", us, products / us * 1e-6, error, decompress);
+      std::fflush(stdout);
+      std::fprintf(file,
+                   "%s\n {\"kind\":\"prefill\",\"cudnn\":%d,\"format\":%d,\"head_dim\":%d,"
+                   "\"kv_heads\":%d,\"group\":%d,\"prefix\":%d,\"chunk\":%d,\"windows\":%d,"
+                   "\"us\":%.1f,\"tflops\":%.1f,\"error\":%.2e,\"decompress_us\":%.1f}",
+                   first ? "" : ",", with ? 1 : 0, s.format, s.head_dim, s.kv_heads, s.group,
+                   s.prefix, s.chunk, windows, us, products / us * 1e-6, error, decompress);
+      first = false;
+    }
   }
+  tq_cuda_dense_destroy(dense);
   std::fprintf(file, "\n]}\n");
   std::fclose(file);
   std::printf("%s\n", ok ? "all shapes within 2e-3" : "FAILED: a shape is off by more than 2e-3");

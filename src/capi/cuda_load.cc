@@ -87,7 +87,9 @@ tq_status FindFunctions(void* library, tq_cuda_functions* f) {
                      Find(library, "tq_cuda_decode_rows", &f->decode_rows, &missing) &&
                      Find(library, "tq_cuda_scores", &f->scores, &missing) &&
                      Find(library, "tq_cuda_rotate", &f->rotate, &missing) &&
-                     Find(library, "tq_cuda_merge", &f->merge, &missing);
+                     Find(library, "tq_cuda_merge", &f->merge, &missing) &&
+                     Find(library, "tq_cuda_dense_create", &f->dense_create, &missing) &&
+                     Find(library, "tq_cuda_dense_destroy", &f->dense_destroy, &missing);
   if (found) return TQ_OK;
   return Fail(TQ_ERROR_UNSUPPORTED, (std::string("the loaded library has no function ") + missing +
                                      ": it is not libturboquant_cuda of this release.")

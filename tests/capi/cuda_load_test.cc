@@ -61,7 +61,7 @@ TEST(CudaLoad, AnotherVersionIsRefused) {
 
 TEST(CudaLoad, AMissingFunctionIsNamed) {
   tq_cuda_functions f = TQ_CUDA_FUNCTIONS_INIT;
-  EXPECT_TRUE(Fails(tq_cuda_load(FAKE_INCOMPLETE, &f), TQ_ERROR_UNSUPPORTED, "tq_cuda_merge"));
+  EXPECT_TRUE(Fails(tq_cuda_load(FAKE_INCOMPLETE, &f), TQ_ERROR_UNSUPPORTED, "tq_cuda_dense_destroy"));
   EXPECT_TRUE(Untouched(f));
 }
 

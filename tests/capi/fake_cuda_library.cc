@@ -53,8 +53,12 @@ tq_cuda_status tq_cuda_page_means(const tq_cuda_means_params*, void*) { return T
 tq_cuda_status tq_cuda_decode_rows(const tq_cuda_decode_params*, void*) { return TQ_CUDA_OK; }
 tq_cuda_status tq_cuda_scores(const tq_cuda_scores_params*, void*) { return TQ_CUDA_OK; }
 tq_cuda_status tq_cuda_rotate(const tq_cuda_rotate_params*, void*) { return TQ_CUDA_OK; }
-#ifndef FAKE_INCOMPLETE
 tq_cuda_status tq_cuda_merge(const tq_cuda_merge_params*, void*) { return TQ_CUDA_OK; }
+tq_cuda_status tq_cuda_dense_create(const char*, tq_cuda_dense**, char*, size_t) {
+  return TQ_CUDA_OK;
+}
+#ifndef FAKE_INCOMPLETE
+void tq_cuda_dense_destroy(tq_cuda_dense*) {}
 #endif
 
 }  // extern "C"

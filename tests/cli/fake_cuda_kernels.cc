@@ -147,5 +147,7 @@ TQ_UNUSED(tq_cuda_decode_rows, const tq_cuda_decode_params*, void*)
 TQ_UNUSED(tq_cuda_scores, const tq_cuda_scores_params*, void*)
 TQ_UNUSED(tq_cuda_rotate, const tq_cuda_rotate_params*, void*)
 TQ_UNUSED(tq_cuda_merge, const tq_cuda_merge_params*, void*)
+TQ_UNUSED(tq_cuda_dense_create, const char*, tq_cuda_dense**, char*, size_t)
+void tq_cuda_dense_destroy(tq_cuda_dense*) {}
 
 }  // extern "C"

@@ -1,7 +1,9 @@
 // Runs every case of the conformance matrix on the GPU: codes bit-exact to the scalar truth,
 // attention, decoding and inner products against a double reference.
 //
-//   cuda_conformance [--list] [--every N] [FILTER]     exit code 0: all passed, 1: not, 3: no GPU
+//   cuda_conformance [--list] [--every N] [--cudnn libcudnn.so.9, or its folder] [FILTER]
+//
+// --cudnn: prefill with windows by cuDNN too. Exit code 0: all passed, 1: not, 3: no GPU.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -365,9 +367,12 @@ int Main(int argc, char** argv) {
   int every = 1;
   bool list = false;
   std::string filter;
+  const char* cudnn = nullptr;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--every") == 0 && i + 1 < argc) {
       every = std::atoi(argv[++i]);
+    } else if (std::strcmp(argv[i], "--cudnn") == 0 && i + 1 < argc) {
+      cudnn = argv[++i];
     } else if (std::strcmp(argv[i], "--list") == 0) {
       list = true;
     } else {
@@ -389,6 +394,14 @@ int Main(int argc, char** argv) {
     ++run;
     failed += RunCase(c, gpu, 1000 + static_cast<uint64_t>(index)) ? 0 : 1;
   }
+  // Windows by cuDNN too, where it is given.
+  tq_cuda_dense* dense = nullptr;
+  char reason[200] = "";
+  if (cudnn != nullptr &&
+      tq_cuda_dense_create(cudnn, &dense, reason, sizeof(reason)) != TQ_CUDA_OK) {
+    std::printf("FAIL %s\n", reason);
+    ++failed;
+  }
   // Fewer cases than kernels would be left of prefill: half the step.
   int prefill_index = 0;
   const int prefill_every = every / 2 + 1;
@@ -401,8 +414,11 @@ int Main(int argc, char** argv) {
       continue;
     }
     ++run;
-    failed += RunPrefillCase(c, 1000 + static_cast<uint64_t>(prefill_index)) ? 0 : 1;
+    failed += RunPrefillCase(c, 1000 + static_cast<uint64_t>(prefill_index), nullptr) ? 0 : 1;
+    if (dense == nullptr) continue;
+    failed += RunPrefillCase(c, 1000 + static_cast<uint64_t>(prefill_index), dense) ? 0 : 1;
   }
+  tq_cuda_dense_destroy(dense);
   std::printf("%d cases, %d failed\n", run, failed);
   return failed == 0 && (run > 0 || list) ? 0 : 1;
 }

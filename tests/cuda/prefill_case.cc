@@ -133,6 +133,31 @@ std::vector<PrefillCase> PrefillCases(bool small) {
     c.base.sink_size = 14.0f, c.base.coded_len = {300 * n}, c.chunk_len = {16 * n};
     c.base.kv_heads = 1;
   });
+  // Windows that may go to another kernel: all formats of keys, with means, in a batch, with the
+  // part that a sliding window cuts left to ours, and several to a prefix.
+  for (const int d : {64, 80, 96, 128, 192, 256}) {
+    add(Name("windows elsewhere d", d), [&](PrefillCase& c) {
+      c.base.head_dim = d, c.base.coded_len = {1600}, c.chunk_len = {5 * n}, c.base.tail = {9};
+      c.base.kv_heads = small ? 1 : 2, c.base.means = d != 96,
+      c.base.common = d != 96 ? 1.0f : 0.0f;
+      c.base.k_format = d == 64 ? TQ_CUDA_TURBO4 : d == 192 ? TQ_CUDA_TURBO8 : TQ_CUDA_TURBO3;
+      c.dense_calls = 1;
+    });
+  }
+  add("windows elsewhere ragged", [&](PrefillCase& c) {
+    c.base.coded_len = {700, 100, 0, 1030}, c.chunk_len = {3, 4 * n, 2, 5 * n};
+    c.base.means = true, c.base.kv_heads = 2, c.base.head_dim = 64;
+    c.base.tail = {0, 3, 1, 2}, c.base.sinks = 2, c.dense_calls = 2;
+  });
+  add("windows elsewhere, sliding", [&](PrefillCase& c) {
+    c.base.coded_len = {1000, 1100}, c.chunk_len = {30, 2}, c.base.window = 700;
+    c.base.tail = {7, 0}, c.base.head_dim = 64, c.dense_calls = 2, c.base.means = true;
+  });
+  add("windows elsewhere, small scratch", [&](PrefillCase& c) {
+    c.base.coded_len = {2900, 2400}, c.chunk_len = {3 * n, 2}, c.base.head_dim = 64;
+    c.scratch_bytes = size_t{1400} * 2 * 64 * 4, c.base.sink_logits = true;
+    c.base.tail = {3, 0}, c.dense_calls = 5;  // windows of 1024, 852 left, and 352 for ours
+  });
   add("many sequences", [&](PrefillCase& c) {
     c.base.coded_len = std::vector<int>(70, 20), c.chunk_len = std::vector<int>(70, 2);
     c.base.kv_heads = 1, c.base.head_dim = 64, c.base.group = 1;

@@ -14,6 +14,7 @@ struct PrefillCase {
   std::vector<int> chunk_len{100};
   size_t scratch_bytes = 0;
   int out_dtype = TQ_CUDA_F32;
+  int dense_calls = 0;  // of the library that attends windows, if windows of any size may go there
 };
 
 // Everything of a case in host memory, the cache coded.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 
 #include "kernels/cuda/prefill_reference.h"
 #include "tests/cuda/device_buffer.h"
@@ -47,7 +48,7 @@ Worst Compare(const PrefillCase& c, const std::vector<uint8_t>& out, const std::
 
 }  // namespace
 
-bool RunPrefillCase(const PrefillCase& c, uint64_t seed) {
+bool RunPrefillCase(const PrefillCase& c, uint64_t seed, tq_cuda_dense* dense) {
   const Rotation k(c.base.head_dim, 11), v(c.base.head_dim, 12);
   const PrefillTensors t = DrawPrefill(c, k, v, seed);
   const tq_cuda_prefill_params host = HostPrefill(c, t);
@@ -78,15 +79,23 @@ bool RunPrefillCase(const PrefillCase& c, uint64_t seed) {
   p.sinks = sinks.get();
   p.out = out.get();
   p.lse = lse.get();
+  p.dense = dense;
+  p.dense_least = 1;
 
   std::string failed;
   char reason[200] = "";
   tq_cuda_prefill_plan plan{};
   if (tq_cuda_plan_prefill(&p, &plan, reason, sizeof(reason)) != TQ_CUDA_OK) failed = reason;
-  // Outputs are NaN and the workspace is as the allocator gave it: both must be written.
+  if (dense != nullptr && plan.dense_rows == 0) return true;  // the same as without
+  // A plan made again compiles nothing and is the same.
+  tq_cuda_prefill_plan again{};
+  tq_cuda_plan_prefill(&p, &again, nullptr, 0);
+  if (std::memcmp(&plan, &again, sizeof(plan)) != 0) failed = "a second plan differs";
+  // Outputs and workspace are NaN: both must be written.
   out.Fill(0xFF);
   lse.Fill(0xFF);
   DeviceBuffer<uint8_t> workspace(plan.workspace_bytes);
+  workspace.Fill(0xFF);
   cudaStream_t stream;
   CheckCuda(cudaStreamCreate(&stream), "stream");
   CheckCuda(cudaDeviceSynchronize(), "fill");
@@ -117,9 +126,10 @@ bool RunPrefillCase(const PrefillCase& c, uint64_t seed) {
   const Worst worst = Compare(c, first, first_lse, tokens, PrefillReference(host, tokens));
   if (worst.out > Tolerance(c)) failed = "output";
   if (worst.lse > Tolerance(c)) failed = "log-sum-exp";
-  std::printf("%-4s %-32s windows of %4d error %.1e lse %.1e %s%s\n",
-              failed.empty() ? "ok" : "FAIL", c.base.name.c_str(), plan.window_tokens, worst.out,
-              worst.lse, failed.empty() ? "" : "FAILED: ", failed.c_str());
+  std::printf("%-4s %-32s windows of %4d%s error %.1e lse %.1e %s%s\n",
+              failed.empty() ? "ok" : "FAIL", c.base.name.c_str(), plan.window_tokens,
+              plan.dense_rows > 0 ? " by cuDNN" : "", worst.out, worst.lse,
+              failed.empty() ? "" : "FAILED: ", failed.c_str());
   std::fflush(stdout);
   return failed.empty();
 }

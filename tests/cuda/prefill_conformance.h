@@ -8,8 +8,8 @@
 
 namespace turboquant::cuda {
 
-// Runs the case, prints one line; false: it failed.
-bool RunPrefillCase(const PrefillCase& c, uint64_t seed);
+// Runs the case, prints one line; false: it failed. dense: null, or attends the windows it can.
+bool RunPrefillCase(const PrefillCase& c, uint64_t seed, tq_cuda_dense* dense);
 
 }  // namespace turboquant::cuda
 

@@ -63,7 +63,7 @@ GETENV_ALLOWED = ["plugin/ggml/options_env.cc", "cli/"]
 LOG_FILE = "plugin/ggml/log.cc"
 
 CUDA_HEADER = re.compile(
-    r"(^|/)(cuda|cudart|cublas|cusparse|cutlass|cub/|cute/|thrust/|nvtx|nvToolsExt|nvml|mma\.h|"
+    r"(^|/)(cuda|cudart|cudnn|cublas|cusparse|cutlass|cub/|cute/|thrust/|nvtx|nvToolsExt|nvml|mma\.h|"
     r"cooperative_groups|device_launch_parameters|vector_types\.h)")
 HOST_HEADER = re.compile(r"^(ggml|gguf|llama)[\w-]*\.h")
 GETENV = re.compile(r"\b(getenv|secure_getenv|environ)\b")

@@ -94,6 +94,7 @@ PLANTED = [
     ("cuda-header", "src/codec/a.h", "#include <cuda_fp16.h>\n"),
     ("cuda-header", "src/codec/a.h", '#include "cooperative_groups.h"\n'),
     ("cuda-header", "plugin/ggml/a.cc", "#include <cublas_v2.h>\n"),
+    ("cuda-header", "src/base/a.cc", "#include <cudnn_graph.h>\n"),
     ("cuda-header", "cli/a.cc", "#include <mma.h>\n"),
     # getenv
     ("getenv", "src/kvcache/a.cc", 'auto v = std::getenv("X");\n'),

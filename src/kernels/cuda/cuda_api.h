@@ -9,6 +9,7 @@
 //   tq_cuda_attend          decode: runs a plan
 //   tq_cuda_plan_prefill    on the host: workspace size
 //   tq_cuda_prefill         a chunk of new tokens: runs a plan
+//   tq_cuda_dense_create    cuDNN, for the dense attention of prefill; loaded on demand
 //   tq_cuda_encode          rows -> codes in the paged cache, K and V in one launch
 //   tq_cuda_page_means      key means of pages about to be encoded
 //   tq_cuda_decode_rows     codes -> rotated or plain rows
@@ -240,6 +241,10 @@ typedef struct tq_cuda_merge_params {
   const float* other_lse;
 } tq_cuda_merge_params;
 
+// cuDNN's handle, and the attention graphs it has compiled for the shapes met so far. Belongs to
+// the device that was current at its creation; for one thread at a time.
+typedef struct tq_cuda_dense tq_cuda_dense;
+
 // Attention of a chunk of new tokens, any number of them, over a prefix of {coded tokens, exact
 // rows} and over the chunk itself, causal and exact. The chunks of all sequences lie one behind the
 // other: token i of sequence b is row chunk_len[0] + ... + chunk_len[b - 1] + i of q, chunk_k,
@@ -271,11 +276,15 @@ typedef struct tq_cuda_prefill_params {
   int32_t window;        // 0: none
   const float* sinks;    // device, [heads]; null
   size_t scratch_bytes;  // most memory for decoded rows of the prefix; 0: 64 MiB
+  tq_cuda_dense* dense;  // attends the windows of the prefix that it serves; null: none
+  int64_t dense_least;   // fewest (query row, key) pairs of a call of it; 0: 2^20
 } tq_cuda_prefill_params;
 
 typedef struct tq_cuda_prefill_plan {
   int32_t window_tokens;   // coded tokens decoded at a time
   int32_t chunk_tokens;    // of all sequences
+  int32_t dense_rows;      // most query rows of a call of cuDNN; 0: it is not called
+  size_t dense_bytes;      // cuDNN's own share of the workspace
   size_t workspace_bytes;  // device, 256-byte aligned; need not be zeroed
 } tq_cuda_prefill_plan;
 
@@ -317,13 +326,23 @@ TQ_CUDA_EXPORT tq_cuda_status tq_cuda_attend(const tq_cuda_plan* plan,
                                              const tq_cuda_item* items, void* workspace,
                                              void* stream);
 
+// Loads cuDNN 9.10.2 or newer for the current device. cudnn: the library or the folder that holds it;
+// null: where the system looks. TQ_CUDA_UNSUPPORTED: it is missing, or this library was built
+// without it; reason says so in one sentence (at least 160 bytes; may be null).
+TQ_CUDA_EXPORT tq_cuda_status tq_cuda_dense_create(const char* cudnn, tq_cuda_dense** dense,
+                                                   char* reason, size_t reason_bytes);
+
+// Work that uses it must be done. Null is allowed.
+TQ_CUDA_EXPORT void tq_cuda_dense_destroy(tq_cuda_dense* dense);
+
 // Plans from the shape and the lengths alone: device pointers may still be null. reason: as for
-// tq_cuda_supports.
+// tq_cuda_supports. With params->dense this compiles what cuDNN needs for a shape not met before
+// (tenths of a second, once); what cuDNN declines is planned without it.
 TQ_CUDA_EXPORT tq_cuda_status tq_cuda_plan_prefill(const tq_cuda_prefill_params* params,
                                                    tq_cuda_prefill_plan* plan, char* reason,
                                                    size_t reason_bytes);
 
-// The lengths must be those of the plan.
+// The lengths, and dense, must be those of the plan.
 TQ_CUDA_EXPORT tq_cuda_status tq_cuda_prefill(const tq_cuda_prefill_plan* plan,
                                               const tq_cuda_prefill_params* params, void* workspace,
                                               void* stream);
@@ -362,11 +381,14 @@ typedef struct tq_cuda_functions {
   tq_cuda_status (*scores)(const tq_cuda_scores_params* params, void* stream);
   tq_cuda_status (*rotate)(const tq_cuda_rotate_params* params, void* stream);
   tq_cuda_status (*merge)(const tq_cuda_merge_params* params, void* stream);
+  tq_cuda_status (*dense_create)(const char* cudnn, tq_cuda_dense** dense, char* reason,
+                                 size_t reason_bytes);
+  void (*dense_destroy)(tq_cuda_dense* dense);
 } tq_cuda_functions;
 #define TQ_CUDA_FUNCTIONS_INIT                                                                   \
   {                                                                                              \
     sizeof(tq_cuda_functions), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-        NULL, NULL, NULL, NULL, NULL                                                             \
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL                                                 \
   }
 
 #ifdef __cplusplus

@@ -27,7 +27,6 @@ struct PrefillArgs {
   tq_cuda_prefill_params p;
   RecordLayout layout;
   int total_rows;  // of one kv head
-  int slots;       // of the scratch
   // The workspace.
   uint16_t* rotated;
   float* factors;
@@ -38,6 +37,11 @@ struct PrefillArgs {
   uint16_t* coded_values;
   uint16_t* means;
   int32_t* mean_index;
+  uint16_t* dense_q;
+  uint16_t* dense_out;
+  float* dense_lse;
+  int32_t* dense_lengths;
+  int merge;   // the piece whose result of cuDNN joins the state
   int finish;  // 1: these keys are the last
   int chunk;   // 1: exact keys are the chunk's
   PrefillStep step;
@@ -48,6 +52,30 @@ __device__ __forceinline__ const PrefillPiece& PieceOfTile(const PrefillStep& st
   int i = 0;
   while (i + 1 < step.num_pieces && step.pieces[i + 1].first_tile <= tile) ++i;
   return step.pieces[i];
+}
+
+// Where the decoded rows of a piece and kv head begin.
+__device__ __forceinline__ int64_t FirstSlot(const PrefillArgs& a, const PrefillPiece& piece,
+                                             int head) {
+  return static_cast<int64_t>(piece.first_key) * a.p.cache.num_kv_heads +
+         static_cast<int64_t>(head) * PieceSlots(piece);
+}
+
+// The piece that a page of the scratch belongs to.
+__device__ __forceinline__ const PrefillPiece& PieceOfPage(const PrefillStep& step, int page) {
+  int i = 0;
+  while (i + 1 < step.num_pieces &&
+         (step.pieces[i].keys == 0 ||
+          step.pieces[i].first_key + PieceSlots(step.pieces[i]) <= page * kTileTokens)) {
+    ++i;
+  }
+  return step.pieces[i];
+}
+
+__device__ __forceinline__ const int32_t* MeanOf(const tq_cuda_cache& cache,
+                                                 const PrefillPiece& piece, int token) {
+  return cache.mean_table + static_cast<int64_t>(piece.sequence) * cache.mean_stride +
+         token / cache.mean_tokens;
 }
 
 // ---- queries ----
@@ -79,9 +107,28 @@ __global__ void __launch_bounds__(kRotateThreads)
 #pragma unroll
   for (int i = 0; i < kDim / 4; ++i) y.v[i] *= inverse;
   if (row >= a.total_rows) return;
-  const int64_t at = static_cast<int64_t>(head) * a.total_rows + row;
+  const int64_t at = static_cast<int64_t>(row) * a.p.cache.num_kv_heads + head;
   y.Store(a.rotated, TQ_CUDA_F16, at * kDim, l);
-  if (l == 0) a.factors[at] = factor;
+  if (l == 0) a.factors[static_cast<int64_t>(head) * a.total_rows + row] = factor;
+}
+
+// Queries for cuDNN: as they are, in fp16, which has all bits of a bf16 value from 2^-14 to 2^15
+// and of smaller ones down to 2^-24. 4 lanes a row; grid (rows / 64, kv heads).
+template <int kDim>
+__global__ void __launch_bounds__(kRotateThreads)
+    CopyQueries(const __grid_constant__ PrefillArgs a) {
+  const int row = static_cast<int>(blockIdx.x) * 64 + (static_cast<int>(threadIdx.x) >> 2);
+  const int l = threadIdx.x & 3, head = blockIdx.y;
+  if (row >= a.total_rows) return;
+  RowLanes<kDim> y;
+  y.Load(a.p.q, a.p.dtype,
+         (row / a.p.group) * a.p.q_token_stride +
+             (head * a.p.group + row % a.p.group) * a.p.q_head_stride,
+         l);
+#pragma unroll
+  for (int i = 0; i < kDim / 4; ++i) y.v[i] = fminf(fmaxf(y.v[i], -kMostHalf), kMostHalf);
+  y.Store(a.dense_q, TQ_CUDA_F16,
+          (static_cast<int64_t>(row) * a.p.cache.num_kv_heads + head) * kDim, l);
 }
 
 // ---- codes ----
@@ -176,49 +223,117 @@ __device__ __forceinline__ uint32_t ScaleHalves(uint32_t two, float scale) {
                     fminf(fmaxf(high, -kMostHalf), kMostHalf));
 }
 
-// The rotated mean of a page's keys, as the sum of a high and a low fp16 part, zeros if it has
-// none; by one whole warp, for the shuffles; 4 of its lanes store.
+// The rotated means of the pages of a step, each as the sum of a high and a low fp16 part, zeros
+// where there is none. 4 lanes a page; grid (pages / 64, kv heads).
 template <int kDim>
-__device__ __forceinline__ void StoreMean(const PrefillArgs& a, int mean, int head, int page) {
-  const int l = threadIdx.x & 3;
+__global__ void __launch_bounds__(kRotateThreads)
+    RotateMeans(const __grid_constant__ PrefillArgs a) {
+  const tq_cuda_cache& cache = a.p.cache;
+  const int pages = a.step.slots / kTileTokens;
+  const int page = static_cast<int>(blockIdx.x) * 64 + (static_cast<int>(threadIdx.x) >> 2);
+  const int l = threadIdx.x & 3, head = blockIdx.y;
+  const int safe = page < pages ? page : 0;
+  const PrefillPiece& piece = PieceOfPage(a.step, safe);
+  const int inside = safe * kTileTokens - piece.first_key;
+  const int mean =
+      inside < piece.keys ? __ldg(MeanOf(cache, piece, piece.first_token + inside)) : -1;
   RowLanes<kDim> y, low;
+#pragma unroll
+  for (int i = 0; i < kDim / 4; ++i) y.v[i] = 0.0f;
   if (mean >= 0) {
-    y.Load(a.p.cache.means, TQ_CUDA_F16,
-           (static_cast<int64_t>(mean) * a.p.cache.num_kv_heads + head) * kDim, l);
-    y.Rotate(a.p.cache.k_rotation, l);
+    y.Load(cache.means, TQ_CUDA_F16,
+           (static_cast<int64_t>(mean) * cache.num_kv_heads + head) * kDim, l);
   }
+  y.Rotate(cache.k_rotation, l);  // all lanes, for the shuffles
 #pragma unroll
   for (int i = 0; i < kDim / 4; ++i) {
-    y.v[i] = mean >= 0 ? y.v[i] * (1.0f / kMeanUnit) : 0.0f;
+    y.v[i] *= 1.0f / kMeanUnit;
     low.v[i] = (y.v[i] - WordToFloat(PackHalves(y.v[i], 0.0f), 0, TQ_CUDA_F16)) * kLowPart;
   }
-  const int64_t at = (static_cast<int64_t>(head) * (a.slots / kTileTokens) + page) * 2 * kDim;
-  if (threadIdx.x >= 4) return;
+  if (page >= pages) return;
+  const int64_t at = (FirstSlot(a, piece, head) + inside) / kTileTokens * 2 * kDim;
   y.Store(a.means, TQ_CUDA_F16, at, l);
   low.Store(a.means, TQ_CUDA_F16, at + kDim, l);
+  if (head == 0 && l == 0) a.mean_index[page] = mean;
+}
+
+// Dim i of a key mean; -1: none.
+__device__ __forceinline__ float MeanValue(const tq_cuda_cache& cache, int mean, int head, int i) {
+  if (mean < 0) return 0.0f;
+  const int64_t row = static_cast<int64_t>(mean) * cache.num_kv_heads + head;
+  return HalfToFloat(__ldg(cache.means + row * cache.head_dim + i));
+}
+
+// The keys of a page for cuDNN, out of rotated space: queries are then not rotated, so that only
+// one side of a product is rounded. difference: what is added to each, null: nothing.
+template <int kDim>
+__device__ __forceinline__ void StoreKeys(const DecodeShared<kDim>& sh, const PrefillArgs& a,
+                                          const uint16_t* scales, float unit, int count,
+                                          const float* difference, int64_t first) {
+  static_assert(kDecodeThreads == 4 * kTileTokens);
+  const int row = static_cast<int>(threadIdx.x) >> 2, l = threadIdx.x & 3;
+  const float scale = row < count ? unit * HalfToFloat(__ldg(scales + ScaleSlot(row))) : 0.0f;
+  RowLanes<kDim> y;
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    const uint2 x = *reinterpret_cast<const uint2*>(sh.rows + row * DecodeShared<kDim>::kPitch +
+                                                    16 * k + 4 * l);
+    y.v[4 * k] = WordToFloat(x.x, 0, TQ_CUDA_F16) * scale;
+    y.v[4 * k + 1] = WordToFloat(x.x, 1, TQ_CUDA_F16) * scale;
+    y.v[4 * k + 2] = WordToFloat(x.y, 0, TQ_CUDA_F16) * scale;
+    y.v[4 * k + 3] = WordToFloat(x.y, 1, TQ_CUDA_F16) * scale;
+  }
+  y.Unrotate(a.p.cache.k_rotation, l);
+#pragma unroll
+  for (int i = 0; i < kDim / 4; ++i) {
+    const float add = difference != nullptr ? difference[16 * (i / 4) + 4 * l + i % 4] : 0.0f;
+    y.v[i] = row < count ? fminf(fmaxf(y.v[i] + add, -kMostHalf), kMostHalf) : 0.0f;
+  }
+  y.Store(a.keys, TQ_CUDA_F16, (first + row) * kDim, l);
+}
+
+// What cuDNN may read behind the last page of keys: the rest of a tile of its kernels.
+inline constexpr int kDenseTile = 256;
+
+// How many rows and keys of its calls count.
+__device__ __forceinline__ void StoreLengths(const PrefillArgs& a) {
+  const int i = threadIdx.x;
+  if (i >= a.step.num_pieces) return;
+  a.dense_lengths[8 * i] = a.step.pieces[i].dense_rows;
+  a.dense_lengths[8 * i + 4] = a.step.pieces[i].keys;
+}
+
+// Zeros for one side of a page behind the keys.
+template <int kDim>
+__device__ __forceinline__ void ClearPage(uint16_t* to) {
+  for (int n = threadIdx.x; n < kTileTokens * kDim / 8; n += kDecodeThreads) {
+    *reinterpret_cast<uint4*>(to + 8 * n) = make_uint4(0, 0, 0, 0);
+  }
 }
 
 // One side of one page of one kv head a CTA; grid (pages, 2 kv heads). Tokens behind the end become
-// zeros: 0 times a weight of 0 must not be NaN.
+// zeros: 0 times a weight of 0 must not be NaN. Keys for cuDNN are whole keys, but for the mean of
+// the piece's first page: they get the difference to that one alone, so that a large mean common to
+// all costs no bits of the rounding to fp16. The product with it is one number for a query and the
+// piece, which MergeDense adds.
 template <int kDim>
 __global__ void __launch_bounds__(kDecodeThreads)
     DecodeWindow(const __grid_constant__ PrefillArgs a) {
   __shared__ DecodeShared<kDim> sh;
+  __shared__ float difference[kDim];
   const tq_cuda_cache& cache = a.p.cache;
   const int page = blockIdx.x, head = static_cast<int>(blockIdx.y) >> 1;
   const bool value_side = (blockIdx.y & 1) != 0;
-  int i = 0;
-  while (i + 1 < a.step.num_pieces &&
-         (a.step.pieces[i].keys == 0 ||
-          a.step.pieces[i].first_key +
-                  (a.step.pieces[i].keys + kTileTokens - 1) / kTileTokens * kTileTokens <=
-              page * kTileTokens)) {
-    ++i;
-  }
-  const PrefillPiece& piece = a.step.pieces[i];
+  const PrefillPiece& piece = PieceOfPage(a.step, page);
   const int inside = page * kTileTokens - piece.first_key;
+  const int64_t first = FirstSlot(a, piece, head) + inside;
   const int token = piece.first_token + inside;
   const int count = min(piece.keys - inside, kTileTokens);
+  if (a.dense_lengths != nullptr && page == 0 && blockIdx.y == 0) StoreLengths(a);
+  if (count <= 0) {
+    if (count > -kDenseTile) ClearPage<kDim>((value_side ? a.coded_values : a.keys) + first * kDim);
+    return;
+  }
   const int physical =
       __ldg(cache.page_table + static_cast<int64_t>(piece.sequence) * cache.page_stride +
             token / kTileTokens);
@@ -229,25 +344,28 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const uint16_t* scales = reinterpret_cast<const uint16_t*>(
       record + (value_side ? a.layout.v_scales : a.layout.k_scales));
   const float unit = StepUnit(f);
-  const int64_t first = static_cast<int64_t>(head) * a.slots + page * kTileTokens;
+  const bool whole = !value_side && piece.dense_rows != 0;
+  const bool means = whole && cache.mean_tokens > 0;
 
   FillSteps(&sh, f);
-  if (!value_side) {
-    const int mean =
-        cache.mean_tokens > 0
-            ? __ldg(cache.mean_table + static_cast<int64_t>(piece.sequence) * cache.mean_stride +
-                    token / cache.mean_tokens)
-            : -1;
-    if (head == 0 && threadIdx.x == 0) a.mean_index[page] = mean;
-    if (cache.mean_tokens > 0 && threadIdx.x < 32) StoreMean<kDim>(a, mean, head, page);
-    if (threadIdx.x < kTileTokens) {
-      const int t = threadIdx.x;
-      a.key_scales[first + t] = t < count ? unit * HalfToFloat(__ldg(scales + ScaleSlot(t))) : 0.0f;
+  if (!value_side && !whole && threadIdx.x < kTileTokens) {
+    const int t = threadIdx.x;
+    a.key_scales[first + t] = t < count ? unit * HalfToFloat(__ldg(scales + ScaleSlot(t))) : 0.0f;
+  }
+  if (means) {
+    const int mean = __ldg(MeanOf(cache, piece, token));
+    const int common = __ldg(MeanOf(cache, piece, piece.first_token));
+    for (int i = threadIdx.x; i < kDim; i += kDecodeThreads) {
+      difference[i] = MeanValue(cache, mean, head, i) - MeanValue(cache, common, head, i);
     }
   }
   __syncthreads();
   UnpackPage(&sh, record + (value_side ? a.layout.v_codes : 0), f, value_side);
   __syncthreads();
+  if (whole) {
+    StoreKeys<kDim>(sh, a, scales, unit, count, means ? difference : nullptr, first);
+    return;
+  }
   uint16_t* to = (value_side ? a.coded_values : a.keys) + first * kDim;
   for (int n = threadIdx.x; n < kTileTokens * kDim / 8; n += kDecodeThreads) {
     const int row = n / (kDim / 8), column = n % (kDim / 8) * 8;
@@ -275,6 +393,59 @@ __global__ void __launch_bounds__(kRotateThreads)
   y.Load(a.values, TQ_CUDA_F32, (row < rows ? row : 0) * kDim, l);
   y.Unrotate(a.p.cache.v_rotation, l);
   if (row < rows) y.Store(a.values, TQ_CUDA_F32, row * kDim, l);
+}
+
+// ---- what cuDNN returns, into the state ----
+
+// 4 lanes a row; grid (rows / 64, kv heads).
+template <int kDim>
+__global__ void __launch_bounds__(kRotateThreads)
+    MergeDense(const __grid_constant__ PrefillArgs a) {
+  const PrefillPiece& piece = a.step.pieces[a.merge];
+  const int row = static_cast<int>(blockIdx.x) * 64 + (static_cast<int>(threadIdx.x) >> 2);
+  const int l = threadIdx.x & 3, head = blockIdx.y;
+  const bool there = row < piece.rows;
+  const int safe = there ? row : 0;
+  const int64_t from = static_cast<int64_t>(head) * piece.dense_rows + safe;
+  const int64_t at = static_cast<int64_t>(head) * a.total_rows + piece.first_row + safe;
+  float logit = a.dense_lse[from];
+  RowLanes<kDim> x;
+  const int mean =
+      a.p.cache.mean_tokens > 0 ? __ldg(MeanOf(a.p.cache, piece, piece.first_token)) : -1;
+  if (mean >= 0) {
+    // The product with the mean that the piece's keys lack.
+    const int heads = a.p.cache.num_kv_heads;
+    RowLanes<kDim> y;
+    x.Load(a.dense_q, TQ_CUDA_F16,
+           (static_cast<int64_t>(piece.first_row + safe) * heads + head) * kDim, l);
+    y.Load(a.p.cache.means, TQ_CUDA_F16, (static_cast<int64_t>(mean) * heads + head) * kDim, l);
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kDim / 4; ++i) sum = fmaf(x.v[i], y.v[i], sum);
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    logit = fmaf(sum, a.p.scale, logit);
+  }
+  logit *= kLog2e;
+  float2 state = make_float2(kNoLogit, 0.0f);
+  if (piece.fresh == 0) state = a.sums[at];
+  const float reference = fmaxf(state.x, logit);
+  const float keep = Exp2(state.x - reference), weight = Exp2(logit - reference);
+  __syncwarp();
+  if (!there) return;
+  x.Load(a.dense_out, TQ_CUDA_F16, from * kDim, l);
+  float* values = a.values + at * kDim + 4 * l;
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    float4 y = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (piece.fresh == 0) y = *reinterpret_cast<const float4*>(values + 16 * k);
+    y.x = fmaf(y.x, keep, weight * x.v[4 * k]);
+    y.y = fmaf(y.y, keep, weight * x.v[4 * k + 1]);
+    y.z = fmaf(y.z, keep, weight * x.v[4 * k + 2]);
+    y.w = fmaf(y.w, keep, weight * x.v[4 * k + 3]);
+    *reinterpret_cast<float4*>(values + 16 * k) = y;
+  }
+  if (l == 0) a.sums[at] = make_float2(reference, fmaf(state.y, keep, weight));
 }
 
 // ---- attention ----
@@ -409,7 +580,7 @@ class PrefillAttention {
       const int safe = piece_.first_row + (there ? row : 0);
       const uint16_t* from;
       if (kCoded) {
-        from = a_.rotated + (static_cast<int64_t>(head_) * a_.total_rows + safe) * kDim;
+        from = a_.rotated + (static_cast<int64_t>(safe) * a_.p.cache.num_kv_heads + head_) * kDim;
       } else {
         from = static_cast<const uint16_t*>(a_.p.q) + (safe / a_.p.group) * a_.p.q_token_stride +
                (head_ * a_.p.group + safe % a_.p.group) * a_.p.q_head_stride;
@@ -450,7 +621,7 @@ class PrefillAttention {
     if constexpr (!kCoded) {
       LoadRows(tile, buffer, ExactRows(false), ExactStride());
     } else {
-      const int64_t slot = static_cast<int64_t>(head_) * a_.slots + piece_.first_key;
+      const int64_t slot = FirstSlot(a_, piece_, head_);
       LoadRows(tile, buffer, a_.keys + slot * kDim, kDim);
       const int key = tile * Tile::kKeys;
       const uint32_t scales = shared_ + Tile::kScales + (tile & 1) * Tile::kKeys * 4;
@@ -459,8 +630,7 @@ class PrefillAttention {
       }
       constexpr int kMeanPieces = 2 * kDim / 8;
       if (a_.p.cache.mean_tokens > 0 && threadIdx.x < kMeanPieces) {
-        const int64_t page = static_cast<int64_t>(head_) * (a_.slots / kTileTokens) +
-                             (piece_.first_key + key) / kTileTokens;
+        const int64_t page = (slot + key) / kTileTokens;
         CopyAsync16(shared_ + Tile::kMeans + (tile & 1) * 4 * kDim + threadIdx.x * 16,
                     a_.means + page * 2 * kDim + threadIdx.x * 8, true);
       }
@@ -469,7 +639,7 @@ class PrefillAttention {
 
   __device__ __forceinline__ void LoadValueTile(int tile, int buffer) {
     if constexpr (kCoded) {
-      const int64_t slot = static_cast<int64_t>(head_) * a_.slots + piece_.first_key;
+      const int64_t slot = FirstSlot(a_, piece_, head_);
       LoadRows(tile, buffer, a_.coded_values + slot * kDim, kDim);
     } else {
       LoadRows(tile, buffer, ExactRows(true), ExactStride());

@@ -13,10 +13,45 @@ int PrefixLength(const tq_cuda_prefill_params& p, int b) {
   return p.prefix_len != nullptr ? p.prefix_len[b] : p.coded_begin + p.coded_len[b];
 }
 
-// Bytes of the scratch for one coded token of all kv heads.
+// Bytes of one coded token's decoded rows of all kv heads.
 size_t SlotBytes(const tq_cuda_prefill_params& p) {
-  const size_t d = static_cast<size_t>(p.cache.head_dim);
-  return static_cast<size_t>(p.cache.num_kv_heads) * (4 * d + 4 + 4 * d / kTileTokens);
+  return static_cast<size_t>(p.cache.num_kv_heads) * 4 * static_cast<size_t>(p.cache.head_dim);
+}
+
+int64_t PowerBelow(int64_t n) {
+  int64_t power = 1;
+  while (2 * power <= n) power *= 2;
+  return power;
+}
+
+int64_t PowerAbove(int64_t n) {
+  int64_t power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
+// Query rows that a call of cuDNN has room for: few different numbers, each compiled once.
+int DenseRows(int rows) {
+  const int64_t step = std::max<int64_t>(128, PowerBelow(rows) / 8);
+  return static_cast<int>((rows + step - 1) / step * step);
+}
+
+// First coded token from where on all queries of the sequence see every key, without a softcap:
+// what cuDNN attends has no mask. At the start of a page.
+int FirstDenseToken(const tq_cuda_prefill_params& p, int b) {
+  const int begin =
+      p.window > 0 ? std::max(0, PrefixLength(p, b) + p.chunk_len[b] - p.window - p.coded_begin)
+                   : 0;
+  return p.softcap > 0.0f ? p.coded_len[b] : CeilDiv(begin, kTileTokens) * kTileTokens;
+}
+
+// Keys of the next call of cuDNN for a sequence with `left` keys that all its queries see; 0: they
+// are for our kernel.
+int DenseKeys(const tq_cuda_prefill_params& p, const tq_cuda_prefill_plan& plan, int b, int left) {
+  if (plan.dense_rows == 0 || left < kDenseKeys || plan.window_tokens < kDenseKeys) return 0;
+  const int64_t keys = std::min(left, plan.window_tokens);
+  const int64_t least = p.dense_least > 0 ? p.dense_least : kDenseLeast;
+  return keys * p.chunk_len[b] * p.group >= least ? static_cast<int>(keys) : 0;
 }
 
 void Append(const tq_cuda_prefill_params& p, const PrefillCursor& at, PrefillPiece piece,
@@ -27,7 +62,7 @@ void Append(const tq_cuda_prefill_params& p, const PrefillCursor& at, PrefillPie
   piece.query_position = PrefixLength(p, b);
   piece.sequence = b;
   piece.first_tile = step->tiles;
-  step->tiles += CeilDiv(piece.rows, PrefillRows(p.cache.head_dim));
+  if (piece.dense_rows == 0) step->tiles += CeilDiv(piece.rows, PrefillRows(p.cache.head_dim));
   step->pieces[step->num_pieces++] = piece;
 }
 
@@ -80,7 +115,22 @@ int FirstVisibleToken(const tq_cuda_prefill_params& p, int sequence) {
   return std::clamp(begin, 0, p.coded_len[sequence]) / kTileTokens * kTileTokens;
 }
 
-tq_cuda_prefill_plan PlanPrefill(const tq_cuda_prefill_params& p) {
+// Turns a plan into one with calls of cuDNN, if there are any.
+void PlanDense(const tq_cuda_prefill_params& p, int slots, tq_cuda_prefill_plan* plan) {
+  tq_cuda_prefill_plan with = *plan;
+  with.window_tokens = slots;
+  with.dense_rows = 1;
+  int rows = 0;
+  PrefillCursor cursor;
+  PrefillStep step;
+  while (NextCodedStep(p, with, &cursor, &step)) {
+    for (int i = 0; i < step.num_pieces; ++i) rows = std::max(rows, step.pieces[i].dense_rows);
+  }
+  with.dense_rows = rows;
+  if (rows > 0) *plan = with;
+}
+
+tq_cuda_prefill_plan PlanPrefill(const tq_cuda_prefill_params& p, bool dense) {
   tq_cuda_prefill_plan plan{};
   int64_t coded = 0, longest = 0;
   for (int b = 0; b < p.batch; ++b) {
@@ -99,8 +149,16 @@ tq_cuda_prefill_plan PlanPrefill(const tq_cuda_prefill_params& p) {
     slots = CeilDiv(static_cast<int>((coded + windows - 1) / windows), kTileTokens) * kTileTokens;
   }
   plan.window_tokens = static_cast<int32_t>(slots);
+  if (dense && room >= kDenseKeys) {
+    PlanDense(p, static_cast<int>(std::min(PowerAbove(coded), PowerBelow(room))), &plan);
+  }
   plan.workspace_bytes = PrefillWorkspaceOf(p, plan).bytes;
   return plan;
+}
+
+void SetDenseBytes(const tq_cuda_prefill_params& p, size_t bytes, tq_cuda_prefill_plan* plan) {
+  plan->dense_bytes = bytes;
+  plan->workspace_bytes = PrefillWorkspaceOf(p, *plan).bytes;
 }
 
 PrefillWorkspace PrefillWorkspaceOf(const tq_cuda_prefill_params& p,
@@ -115,6 +173,7 @@ PrefillWorkspace PrefillWorkspaceOf(const tq_cuda_prefill_params& p,
   const size_t heads = static_cast<size_t>(p.cache.num_kv_heads);
   const size_t rows = heads * static_cast<size_t>(plan.chunk_tokens) * static_cast<size_t>(p.group);
   const size_t slots = static_cast<size_t>(plan.window_tokens);
+  const size_t dense_rows = heads * static_cast<size_t>(plan.dense_rows);
   w.values = take(rows * d * sizeof(float));
   w.sums = take(rows * 2 * sizeof(float));
   if (slots > 0) {
@@ -125,6 +184,11 @@ PrefillWorkspace PrefillWorkspaceOf(const tq_cuda_prefill_params& p,
     w.key_scales = take(heads * slots * sizeof(float));
     w.means = take(heads * (slots / kTileTokens) * 2 * d * 2);
     w.mean_index = take(slots / kTileTokens * sizeof(int32_t));
+    if (dense_rows > 0) w.dense_q = take((rows + dense_rows) * d * 2);
+    w.dense_out = take(dense_rows * d * 2);
+    w.dense_lse = take(dense_rows * sizeof(float));
+    if (dense_rows > 0) w.dense_lengths = take(size_t{kMaxPrefillPieces} * 8 * sizeof(int32_t));
+    w.dense = take(plan.dense_bytes);
   }
   return w;
 }
@@ -143,21 +207,38 @@ bool NextCodedStep(const tq_cuda_prefill_params& p, const tq_cuda_prefill_plan& 
     if (fresh) cursor->token = FirstVisibleToken(p, b);
     const int left = p.coded_len[b] - cursor->token;
     const int room = plan.window_tokens - step->slots;
-    if (left > 0 && room <= 0) {
+    const int first_dense = FirstDenseToken(p, b);
+    int take = std::min(left, room);
+    int dense = 0;
+    if (cursor->token >= first_dense) {
+      dense = DenseKeys(p, plan, b, left);
+      if (dense > 0) take = dense;
+    } else if (DenseKeys(p, plan, b, p.coded_len[b] - first_dense) > 0) {
+      take = std::min(take, first_dense - cursor->token);
+    }
+    // The room of a call is a power of two, so that prefixes of any length take few compiled
+    // graphs.
+    const int slots = dense > 0 ? static_cast<int>(PowerAbove(dense)) : take;
+    if (left > 0 && (room <= 0 || slots > room)) {
       if (fresh) cursor->token = -1;
       break;
     }
-    const int take = std::min(left, room);
     PrefillPiece piece{};
     piece.first_key = step->slots;
     piece.keys = take;
     piece.first_token = cursor->token;
     piece.key_position = p.coded_begin + cursor->token;
     piece.fresh = fresh ? 1 : 0;
+    if (dense > 0) {
+      piece.dense_rows = DenseRows(p.chunk_len[b] * p.group);
+      piece.dense_keys = slots;
+    }
     Append(p, *cursor, piece, step);
-    step->slots += CeilDiv(take, kTileTokens) * kTileTokens;
+    step->slots += PieceSlots(piece);
     cursor->token += take;
-    if (cursor->token >= p.coded_len[b]) Advance(p, cursor);
+    // A row's state has one writer in a step.
+    if (cursor->token < p.coded_len[b]) break;
+    Advance(p, cursor);
   }
   return step->num_pieces > 0;
 }
