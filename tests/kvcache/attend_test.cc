@@ -67,10 +67,9 @@ void Fill(OneSide* side, SplitMix64* rng, float mean) {
 
 TEST_P(AttendTest, MatchesDoubleReference) {
   const Case c = GetParam();
-  for (const char* name : {"scalar", "avx2", "avx512", "neon"}) {
-    const KernelTable* kernels = FindKernels(name);
+  for (const KernelTable* kernels : AllKernels()) {
     if (kernels == nullptr) continue;
-    SCOPED_TRACE(name);
+    SCOPED_TRACE(kernels->name);
     SplitMix64 rng(11);
     StoreShape shape;
     shape.cells = c.cells;

@@ -14,6 +14,65 @@ template <int kBits>
 constexpr TrellisView kCacheTrellis = Trellis(kBits,
                                               TrellisMemory(static_cast<Format>(16 + kBits)));
 
+// The path delayed by kDelay values. A field of kSpan bits (a dword or a byte) holds as many
+// values; `before` holds the fields in front.
+template <int kSpan, int kDelay>
+TQ_INLINE IntVec Delayed(IntVec path, IntVec before) {
+  if constexpr (kDelay == 0) {
+    return path;
+  } else if constexpr (kSpan == 32) {
+    return ShiftLeftInto<kDelay>(path, before);
+  } else {
+    constexpr uint32_t kOwn = 0x01010101u * ((0xFFu << kDelay) & 0xFFu);
+    return SelectBits<kOwn>(ShiftLeft<kDelay>(path), ShiftRight<8 - kDelay>(before));
+  }
+}
+
+// The parity of the bits of the polynomial, for every value.
+template <unsigned kPolynomial, int kSpan, int kDelay = 0>
+TQ_INLINE IntVec ParityOf(IntVec path, IntVec before) {
+  constexpr unsigned kRest = kPolynomial >> 1;
+  if constexpr ((kPolynomial & 1u) == 0) {
+    return ParityOf<kRest, kSpan, kDelay + 1>(path, before);
+  } else if constexpr (kRest == 0) {
+    return Delayed<kSpan, kDelay>(path, before);
+  } else {
+    return Xor(Delayed<kSpan, kDelay>(path, before),
+               ParityOf<kRest, kSpan, kDelay + 1>(path, before));
+  }
+}
+
+#ifdef __GFNI__
+// The contribution of one byte to the parities of its eight values (kDistance = 0), or of the eight
+// values behind them (kDistance = 1), as a matrix of bits: row i in byte 7 - i.
+template <unsigned kPolynomial, int kDistance>
+constexpr uint64_t ParityMatrix() {
+  uint64_t matrix = 0;
+  for (int i = 0; i < 8; ++i) {
+    for (int k = 0; k <= kTrellisMaxMemory; ++k) {
+      const int bit = i - k + 8 * kDistance;
+      if (((kPolynomial >> k) & 1u) != 0 && bit >= 0 && bit < 8) {
+        matrix ^= uint64_t{1} << (8 * (7 - i) + bit);
+      }
+    }
+  }
+  return matrix;
+}
+
+template <unsigned kPolynomial>
+TQ_INLINE IntVec ParityOfBytes(IntVec path, IntVec before) {
+  const IntVec own = _mm512_set1_epi64(static_cast<int64_t>(ParityMatrix<kPolynomial, 0>()));
+  const IntVec carried = _mm512_set1_epi64(static_cast<int64_t>(ParityMatrix<kPolynomial, 1>()));
+  return _mm512_xor_si512(_mm512_gf2p8affine_epi64_epi8(path, own, 0),
+                          _mm512_gf2p8affine_epi64_epi8(before, carried, 0));
+}
+#else
+template <unsigned kPolynomial>
+TQ_INLINE IntVec ParityOfBytes(IntVec path, IntVec before) {
+  return ParityOf<kPolynomial, 8>(path, before);
+}
+#endif
+
 // Eight vectors of one index a byte from the planes of 8 values a byte (planes 0 and 1: the low and
 // high bit of the subset, then the refinement): byte b of idx[e] is the index of value e of byte b.
 // Bits above the index are left as they fall.
