@@ -9,7 +9,7 @@
 // The vector comes first: the kernels are written against its names.
 #include "kernels/cpu/codec_kernels.h"
 // Then products of codes.
-#include "kernels/cpu/dots_avx2.h"
+#include "kernels/cpu/dots_avxvnni.h"
 // Then what builds on the codec and on them.
 #include "kernels/cpu/coded_byte_kernels.h"
 #include "kernels/cpu/coded_trellis_kernels.h"

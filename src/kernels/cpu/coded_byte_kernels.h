@@ -272,17 +272,17 @@ struct CellWeights {
   unsigned tiles;            // bit i: tile i of the block has a weight that is not zero
 };
 
-// Rounds the weights of row r.
+// Rounds the weights of row r; nonzero gets bits that are set in any of a tile.
 TQ_INLINE void RoundWeights(const FloatVec (&weight)[kSumCells / kLanes], FloatVec inverse, int r,
-                            CellWeights* w) {
+                            IntVec (&nonzero)[kSumTiles], CellWeights* w) {
   IntVec sum = ZeroInt();
   for (int i = 0; i < kSumCells; i += 4 * kLanes) {
     IntVec value[4];
     for (int t = 0; t < 4; ++t) {
       value[t] = ToInts(Mul(weight[i / kLanes + t], inverse));
       if constexpr (kStepOffset<TileForm::kValues> != 0) sum = AddInts(sum, value[t]);
-      const int tile = (i + t * kLanes) / kTileLanes;
-      w->tiles |= (AnyNonZeroInt(value[t]) ? 1u : 0u) << tile;
+      IntVec& tile = nonzero[(i + t * kLanes) / kTileLanes];
+      tile = Or(tile, value[t]);
     }
     StoreWeights(value, w->first[r] + i, w->second[r] + i);
   }
@@ -293,16 +293,19 @@ TQ_INLINE void RoundWeights(const FloatVec (&weight)[kSumCells / kLanes], FloatV
 // zero. p is the row's weight of cell 0.
 TQ_INLINE void LoadCellWeights(const uint16_t* scales, const float* p, int ld, int rows, int cell,
                                int first, int last, CellWeights* w) {
-  w->tiles = 0;
+  const bool whole = first <= cell && last >= cell + kSumCells;
+  IntVec nonzero[kSumTiles];
+  for (IntVec& tile : nonzero) tile = ZeroInt();
   for (int r = 0; r < rows; ++r) {
     FloatVec weight[kSumCells / kLanes];
     FloatVec top = Zero();
     for (int t = 0; t < kSumCells / kLanes; ++t) {
       weight[t] = Zero();
       const int at = cell + t * kLanes;
-      if (at >= last || at + kLanes <= first) continue;
-      const FloatVec x = LoadBetween(p + static_cast<ptrdiff_t>(r) * ld + at, Larger(first - at, 0),
-                                     Smaller(last - at, kLanes));
+      if (!whole && (at >= last || at + kLanes <= first)) continue;
+      const float* from = p + static_cast<ptrdiff_t>(r) * ld + at;
+      const FloatVec x =
+          whole ? Load(from) : LoadBetween(from, Larger(first - at, 0), Smaller(last - at, kLanes));
       const FloatVec scaled = Mul(x, HalfLoad(scales + at));
       weight[t] = WhereGreater(scaled, Zero(), scaled);  // NaN becomes zero
       top = Max(top, weight[t]);
@@ -312,12 +315,14 @@ TQ_INLINE void LoadCellWeights(const uint16_t* scales, const float* p, int ld, i
     w->unit[r] = usable ? peak / kWeightSteps : 0.0f;
     w->sum[r] = 0;
     if (usable) {
-      RoundWeights(weight, Set(kWeightSteps / peak), r, w);
+      RoundWeights(weight, Set(kWeightSteps / peak), r, nonzero, w);
     } else {
       memset(w->first[r], 0, sizeof(w->first[r]));
       memset(w->second[r], 0, sizeof(w->second[r]));
     }
   }
+  w->tiles = 0;
+  for (int t = 0; t < kSumTiles; ++t) w->tiles |= (AnyNonZeroInt(nonzero[t]) ? 1u : 0u) << t;
 }
 
 // Sums of kRows rows over kVectors vectors of values.
@@ -369,40 +374,48 @@ TQ_INLINE HighRuns HighRunsAt(int d, int k) {
   return runs;
 }
 
-// The steps of planes kFirst .. kFirst + kPlanes - 1 of `count` byte positions from k on.
-template <int kBits, int kFirst, int kPlanes>
-TQ_INLINE void LoadStepPlanes(const uint8_t* group, int k, int count, const HighRuns& runs,
-                              const ByteTable& table, IntVec (&bytes)[kPlanes]) {
-  const uint8_t* at = group + 4 * static_cast<size_t>(k);
-  const IntVec low = count == kLanes ? LoadCodes(at) : LoadCodesFirst(at, count);
-  if constexpr (kBits == 4) {
-    static_assert(kFirst == 0 && kPlanes == 2);
-    bytes[0] = LookupLow<4>(table, low);
-    bytes[1] = LookupHigh<4>(table, low);
+// Which planes a pass of kPass planes takes: all, one, or the two that share their nibbles.
+template <int kBits, int kFirst, int kPass>
+TQ_INLINE int PlaneOf(int t) {
+  return kBits == 4 || kPass != 2 ? kFirst + t : kFirst + 2 * t;
+}
+
+// The codes of planes `pair` and pair + 2, in the low and the high nibbles (2 and 3 bits).
+template <int kBits>
+TQ_INLINE IntVec PairOfPlanes(const uint8_t* group, IntVec low, int pair, const HighRuns& runs) {
+  const IntVec codes = pair == 0 ? low : ShiftRight<2>(low);
+  if constexpr (kBits == 2) {
+    return LowPairs(codes);
   } else {
-    IntVec pair[2] = {low, ShiftRight<2>(low)};  // planes 0 and 2 in the nibbles; 1 and 3
-    if constexpr (kBits == 2) {
-      for (IntVec& v : pair) v = LowPairs(v);
+    const IntVec high =
+        ShiftRightEach(LoadCodesHalves(group + runs.run0, group + runs.run1), runs.shift);
+    return JoinTriples(pair == 0 ? ShiftLeft<2>(high) : high, codes);
+  }
+}
+
+// The steps of a pass over `count` byte positions from k on.
+template <int kBits, int kFirst, int kPass>
+TQ_INLINE void LoadStepPlanes(const uint8_t* group, int k, int count, const HighRuns& runs,
+                              const ByteTable& table, IntVec (&bytes)[kPass]) {
+  const IntVec low = LoadCodesFirst(group + 4 * static_cast<size_t>(k), count);
+  for (int t = 0; t < kPass; ++t) {
+    const int plane = PlaneOf<kBits, kFirst, kPass>(t);
+    if constexpr (kBits == 4) {
+      bytes[t] = plane == 0 ? LookupLow<4>(table, low) : LookupHigh<4>(table, low);
     } else {
-      const IntVec high =
-          ShiftRightEach(LoadCodesHalves(group + runs.run0, group + runs.run1), runs.shift);
-      pair[0] = JoinTriples(ShiftLeft<2>(high), pair[0]);
-      pair[1] = JoinTriples(high, pair[1]);
-    }
-    for (int t = 0; t < kPlanes; ++t) {
-      bytes[t] = kFirst + t < 2 ? LookupLow<kBits>(table, pair[t % 2])
-                                : LookupHigh<kBits>(table, pair[t % 2]);
+      const IntVec codes = PairOfPlanes<kBits>(group, low, plane % 2, runs);
+      bytes[t] = plane < 2 ? LookupLow<kBits>(table, codes) : LookupHigh<kBits>(table, codes);
     }
   }
 }
 
-// Adds one block to kPlanes planes of the chunk of `count` byte positions from k on.
-template <int kBits, int kRows, int kFirst, int kPlanes>
+// Adds one block to the planes of a pass of the chunk of `count` byte positions from k on.
+template <int kBits, int kRows, int kFirst, int kPass>
 TQ_INLINE void SumChunk(const uint8_t* codes, size_t group_bytes, int d, int k, int count,
                         const CellWeights& w, float* o) {
   const ByteTable table = LoadByteTable(kStepTable<kBits, TileForm::kValues>.bytes);
   const HighRuns runs = kBits == 3 ? HighRunsAt(d, k) : HighRuns{0, 0, ZeroInt()};
-  WeightedSums<kRows, kPlanes> sums;
+  WeightedSums<kRows, kPass> sums;
   sums.Clear();
   // The next block's lines are asked for one behind the other, whatever place of this one is read:
   // the memory's own prefetching sees a stream.
@@ -413,42 +426,46 @@ TQ_INLINE void SumChunk(const uint8_t* codes, size_t group_bytes, int d, int k, 
   for (int tile = 0; tile < kSumTiles; ++tile) {
     if ((w.tiles >> tile & 1u) == 0) continue;
     for (int group = 4 * tile; group < 4 * tile + 4; ++group) {
-      IntVec bytes[kPlanes];
+      IntVec bytes[kPass];
       const uint8_t* at = codes + static_cast<size_t>(group) * group_bytes;
-      LoadStepPlanes<kBits, kFirst, kPlanes>(at, k, count, runs, table, bytes);
+      LoadStepPlanes<kBits, kFirst, kPass>(at, k, count, runs, table, bytes);
       if constexpr (kFirst == 0) {
         __builtin_prefetch(next + static_cast<size_t>(group) * share);
         if constexpr (kBits == 3 && kLanes == 16) {
           __builtin_prefetch(next + static_cast<size_t>(group) * share + 64);
         }
       }
-      AddGroup<kRows, kPlanes>(bytes, w, group, &sums);
+      AddGroup<kRows, kPass>(bytes, w, group, &sums);
     }
   }
   const int plane = kBits == 4 ? d / 2 : d / 4;
   for (int r = 0; r < kRows; ++r) {
     const FloatVec unit = Set(w.unit[r] * UnitOf<kBits>());
-    for (int t = 0; t < kPlanes; ++t) {
-      float* to = o + static_cast<ptrdiff_t>(r) * d + (kFirst + t) * plane + k;
+    for (int t = 0; t < kPass; ++t) {
+      float* to = o + static_cast<ptrdiff_t>(r) * d + PlaneOf<kBits, kFirst, kPass>(t) * plane + k;
       StoreFirst(to, Fma(sums.Value(r, t, w), unit, LoadFirst(to, count)), count);
     }
+  }
+}
+
+// All planes of a chunk, as many at once as the registers hold sums for.
+template <int kBits, int kRows, int kFirst = 0>
+TQ_INLINE void SumPasses(const uint8_t* codes, size_t group_bytes, int d, int k, int count,
+                         const CellWeights& w, float* o) {
+  constexpr int kAll = kPlanes<kBits>;
+  constexpr int kPass = kSumVectors<kRows> < kAll ? kSumVectors<kRows> : kAll;
+  SumChunk<kBits, kRows, kFirst, kPass>(codes, group_bytes, d, k, count, w, o);
+  if constexpr ((kFirst + 1) * kPass < kAll) {
+    SumPasses<kBits, kRows, kFirst + 1>(codes, group_bytes, d, k, count, w, o);
   }
 }
 
 template <int kBits, int kRows>
 void SumBlock(const uint8_t* codes, int d, const CellWeights& w, float* o) {
   const size_t group_bytes = static_cast<size_t>(kBits * d / 2);
-  const int positions = kBits == 4 ? d / 2 : d / 4;
+  const int positions = d / kPlanes<kBits>;
   for (int k = 0; k < positions; k += kLanes) {
-    const int count = Smaller(positions - k, kLanes);
-    if constexpr (kBits == 4) {
-      SumChunk<4, kRows, 0, 2>(codes, group_bytes, d, k, count, w, o);
-    } else if constexpr (kSumVectors<kRows> == 4) {
-      SumChunk<kBits, kRows, 0, 4>(codes, group_bytes, d, k, count, w, o);
-    } else {
-      SumChunk<kBits, kRows, 0, 2>(codes, group_bytes, d, k, count, w, o);
-      SumChunk<kBits, kRows, 2, 2>(codes, group_bytes, d, k, count, w, o);
-    }
+    SumPasses<kBits, kRows>(codes, group_bytes, d, k, Smaller(positions - k, kLanes), w, o);
   }
 }
 

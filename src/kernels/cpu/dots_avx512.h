@@ -9,8 +9,7 @@
 //              in every lane
 //   Sum        the products so far
 //
-// Queries are 128 high + low, both signed. The unsigned factor of vpdpbusd is the step of keys and
-// the weight of values, 256 high + low. vec_avx512.h must come first; the linking rule is there.
+// vec_avx512.h must come first; the linking rule is there.
 #ifndef TURBOQUANT_KERNELS_CPU_DOTS_AVX512_H_
 #define TURBOQUANT_KERNELS_CPU_DOTS_AVX512_H_
 
@@ -18,11 +17,6 @@
 
 namespace turboquant {
 namespace {
-
-template <TileForm kForm>
-constexpr int kStepOffset = kForm == TileForm::kKeys ? 128 : 0;
-
-constexpr float kWeightSteps = 65024;  // 254 * 256: the largest weight
 
 // Vectors of cells that meet a block of query rows at once: enough independent sums to hide the
 // latency of the dot product, and every operand is loaded once for all of them.
@@ -34,6 +28,11 @@ constexpr int kScoreVectors = kRows == 1 ? 4 : 2;
 constexpr int kMaxSumRows = 6;
 template <int kRows>
 constexpr int kSumVectors = kRows <= 3 ? 4 : 2;
+// The same for steps of two bytes.
+template <int kRows>
+constexpr int kWideScoreVectors = kScoreVectors<kRows>;
+template <int kRows>
+constexpr int kWideSumVectors = kSumVectors<kRows>;
 
 TQ_INLINE IntVec LoadCodes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 // Dwords [0, count) of p; the others are not read and zero.
@@ -107,91 +106,13 @@ struct WideLookup {
   }
 };
 
-// ---- products ----
+}  // namespace
+}  // namespace turboquant
 
-struct Operand {
-  IntVec high;
-  IntVec low;
-};
-TQ_INLINE IntVec SetDword(const uint8_t* p) {
-  int32_t value;
-  memcpy(&value, p, 4);
-  return _mm512_set1_epi32(value);
-}
-TQ_INLINE Operand LoadOperand(const uint8_t* first, const uint8_t* second) {
-  return {SetDword(first), SetDword(second)};
-}
+#include "kernels/cpu/dots_of_bytes.h"
 
-struct Steps {
-  IntVec bytes;
-};
-TQ_INLINE Steps StepsOf(IntVec bytes) { return {bytes}; }
-
-struct Sum {
-  IntVec high;
-  IntVec low;
-};
-TQ_INLINE Sum ZeroSum() { return {ZeroInt(), ZeroInt()}; }
-
-template <TileForm kForm>
-TQ_INLINE void AddProducts(Sum* sum, const Steps& steps, const Operand& operand) {
-  if constexpr (kForm == TileForm::kKeys) {
-    sum->high = AddDots(sum->high, steps.bytes, operand.high);
-    sum->low = AddDots(sum->low, steps.bytes, operand.low);
-  } else {
-    sum->high = AddDots(sum->high, operand.high, steps.bytes);
-    sum->low = AddDots(sum->low, operand.low, steps.bytes);
-  }
-}
-// Still with the offsets of the steps. May wrap where the sum without them does not.
-template <TileForm kForm>
-TQ_INLINE IntVec Total(const Sum& sum) {
-  return AddInts(ShiftLeft < kForm == TileForm::kKeys ? 7 : 8 > (sum.high), sum.low);
-}
-
-// ---- products with steps of two bytes, 128 high + low ----
-
-// What the table of low bytes holds: this times low, plus kStepOffset.
-template <TileForm kForm>
-constexpr int kLowFactor = kForm == TileForm::kKeys ? 1 : 2;
-template <int kRows>
-constexpr int kWideScoreVectors = kScoreVectors<kRows>;
-template <int kRows>
-constexpr int kWideSumVectors = kSumVectors<kRows>;
-
-struct WideSum {
-  IntVec high;
-  IntVec low;
-};
-TQ_INLINE WideSum ZeroWideSum() { return {ZeroInt(), ZeroInt()}; }
-
-// Keys: high by high; high by low and low by high. (128 high + low) (256 w + w') = 128 (256 high w
-// + high w' + 2 low w) + low w'. What is left, low by low, is below the rounding.
-template <TileForm kForm>
-TQ_INLINE void AddWideProducts(WideSum* sum, const Steps& high, const Steps& low,
-                               const Operand& operand) {
-  if constexpr (kForm == TileForm::kKeys) {
-    sum->high = AddDots(sum->high, high.bytes, operand.high);
-    sum->low = AddDots(sum->low, high.bytes, operand.low);
-    sum->low = AddDots(sum->low, low.bytes, operand.high);
-  } else {
-    sum->high = AddDots(sum->high, operand.high, high.bytes);
-    sum->low = AddDots(sum->low, operand.low, high.bytes);
-    sum->low = AddDots(sum->low, operand.high, low.bytes);
-  }
-}
-// Without the offsets of the steps; `sum` and `sum_first` are those of the query or the weights.
-template <TileForm kForm>
-TQ_INLINE FloatVec WideTotal(const WideSum& sum, int total, int total_first) {
-  if constexpr (kForm == TileForm::kKeys) {
-    const int total_low = total - 128 * total_first;
-    const IntVec high = SubInts(sum.high, SetInt(128 * total_first));
-    const IntVec low = SubInts(sum.low, SetInt(128 * (total_first + total_low)));
-    return Fma(ToFloats(high), Set(16384.0f), Mul(ToFloats(low), Set(128.0f)));
-  } else {
-    return Mul(ToFloats(AddInts(ShiftLeft<8>(sum.high), sum.low)), Set(128.0f));
-  }
-}
+namespace turboquant {
+namespace {
 
 // ---- operands ----
 

@@ -23,6 +23,7 @@ constexpr int kSumVectors = kRows <= 3 ? 4 : 2;
 
 TQ_INLINE IntVec LoadCodes(const uint8_t* p) { return vreinterpretq_u32_u8(vld1q_u8(p)); }
 TQ_INLINE IntVec LoadCodesFirst(const uint8_t* p, int count) {
+  if (count == kLanes) return LoadCodes(p);
   uint32_t words[kLanes] = {0};
   memcpy(words, p, 4 * static_cast<size_t>(count));
   return LoadInt(words);

@@ -31,18 +31,22 @@ TQ_INLINE FloatVec Set(float x) { return _mm256_set1_ps(x); }
 TQ_INLINE FloatVec Load(const float* p) { return _mm256_loadu_ps(p); }
 TQ_INLINE void Store(float* p, FloatVec v) { _mm256_storeu_ps(p, v); }
 TQ_INLINE FloatVec LoadFirst(const float* p, int count) {
+  if (count == kLanes) return Load(p);
   return _mm256_maskload_ps(p, FirstLanes(count));
 }
 TQ_INLINE void StoreFirst(float* p, FloatVec v, int count) {
+  if (count == kLanes) return Store(p, v);
   _mm256_maskstore_ps(p, FirstLanes(count), v);
 }
 TQ_INLINE __m256i LanesBetween(int first, int last) {
   return _mm256_andnot_si256(FirstLanes(first), FirstLanes(last));
 }
 TQ_INLINE FloatVec LoadBetween(const float* p, int first, int last) {
+  if (first == 0 && last == kLanes) return Load(p);
   return _mm256_maskload_ps(p, LanesBetween(first, last));
 }
 TQ_INLINE void StoreBetween(float* p, FloatVec v, int first, int last) {
+  if (first == 0 && last == kLanes) return Store(p, v);
   _mm256_maskstore_ps(p, LanesBetween(first, last), v);
 }
 
