@@ -64,6 +64,74 @@ TQ_INLINE void UnpackKeyTile(const uint8_t* tile, int d, uint8_t* steps) {
   }
 }
 
+// Bit `bit` of a byte in the parity of value i of this byte (kDistance = 0) or of the byte behind
+// it (kDistance = 1).
+template <unsigned kPolynomial, int kDistance>
+constexpr bool InParity(int i, int bit) {
+  const int delay = i - bit + 8 * kDistance;
+  return delay >= 0 && delay <= kTrellisMaxMemory && ((kPolynomial >> delay) & 1u) != 0;
+}
+
+// The parities of the eight values of every byte. `before` holds the bytes in front.
+#ifdef __GFNI__
+template <unsigned kPolynomial, int kDistance>
+constexpr uint64_t ParityMatrix() {  // row i in byte 7 - i
+  uint64_t matrix = 0;
+  for (int i = 0; i < 8; ++i) {
+    for (int bit = 0; bit < 8; ++bit) {
+      if (InParity<kPolynomial, kDistance>(i, bit)) matrix |= uint64_t{1} << (8 * (7 - i) + bit);
+    }
+  }
+  return matrix;
+}
+
+template <unsigned kPolynomial>
+TQ_INLINE IntVec ParityOfBytes(IntVec path, IntVec before) {
+  const IntVec own = _mm512_set1_epi64(static_cast<int64_t>(ParityMatrix<kPolynomial, 0>()));
+  const IntVec carried = _mm512_set1_epi64(static_cast<int64_t>(ParityMatrix<kPolynomial, 1>()));
+  return _mm512_xor_si512(_mm512_gf2p8affine_epi64_epi8(path, own, 0),
+                          _mm512_gf2p8affine_epi64_epi8(before, carried, 0));
+}
+#else
+// What one nibble of a byte contributes.
+template <unsigned kPolynomial, int kDistance, bool kHigh>
+struct NibbleParity {
+  alignas(64) uint8_t bytes[64];
+  constexpr NibbleParity() : bytes() {
+    for (int n = 0; n < 64; ++n) {
+      for (int i = 0; i < 8; ++i) {
+        unsigned parity = 0;
+        for (int bit = 0; bit < 4; ++bit) {
+          const bool counts = InParity<kPolynomial, kDistance>(i, bit + (kHigh ? 4 : 0));
+          parity ^= counts ? static_cast<unsigned>(n) >> bit & 1u : 0u;
+        }
+        bytes[n] = static_cast<uint8_t>(bytes[n] | parity << i);
+      }
+    }
+  }
+  constexpr bool Zero() const {
+    for (const uint8_t byte : bytes) {
+      if (byte != 0) return false;
+    }
+    return true;
+  }
+};
+template <unsigned kPolynomial, int kDistance, bool kHigh>
+constexpr NibbleParity<kPolynomial, kDistance, kHigh> kNibbleParity;
+
+template <unsigned kPolynomial>
+TQ_INLINE IntVec ParityOfBytes(IntVec path, IntVec before) {
+  const auto table = [](const auto& parity) { return LoadByteTable(parity.bytes); };
+  IntVec parity = Xor(LookupLow<4>(table(kNibbleParity<kPolynomial, 0, false>), path),
+                      LookupHigh<4>(table(kNibbleParity<kPolynomial, 0, true>), path));
+  parity = Xor(parity, LookupHigh<4>(table(kNibbleParity<kPolynomial, 1, true>), before));
+  if constexpr (!kNibbleParity<kPolynomial, 1, false>.Zero()) {
+    parity = Xor(parity, LookupLow<4>(table(kNibbleParity<kPolynomial, 1, false>), before));
+  }
+  return parity;
+}
+#endif
+
 // Steps of byte positions of values: load(offset, delayed) gives the dwords `offset` bytes behind
 // those of the path, or, if delayed, of the positions in front of them.
 template <int kBits, typename LoadPositions>

@@ -39,10 +39,21 @@ struct BlockTurn {
   }
 
   static TQ_INLINE void AddTo(FloatVec (&value)[8], int values, float* o) {
-    alignas(4 * kLanes) float lanes[8][kLanes];
-    for (int e = 0; e < 8; ++e) Store(lanes[e], value[e]);
-    for (int p = 0; p < values / 8; ++p) {
-      for (int e = 0; e < 8; ++e) o[8 * p + e] += lanes[e][p];
+    typedef float Quad __attribute__((vector_size(16)));
+    for (int half = 0; half < 2; ++half) {
+      const FloatVec four[4] = {value[4 * half], value[4 * half + 1], value[4 * half + 2],
+                                value[4 * half + 3]};
+      alignas(4 * kLanes) float turned[4 * kLanes];
+      StoreQuads(four, turned);
+      for (int p = 0; p < values / 8; ++p) {
+        Quad sum;
+        Quad mine;
+        float* to = o + 8 * p + 4 * half;
+        memcpy(&sum, to, sizeof(sum));
+        memcpy(&mine, turned + p % 4 * kLanes + p / 4 * 4, sizeof(mine));
+        sum += mine;
+        memcpy(to, &sum, sizeof(sum));
+      }
     }
   }
 };

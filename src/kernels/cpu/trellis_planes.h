@@ -42,37 +42,6 @@ TQ_INLINE IntVec ParityOf(IntVec path, IntVec before) {
   }
 }
 
-#ifdef __GFNI__
-// The contribution of one byte to the parities of its eight values (kDistance = 0), or of the eight
-// values behind them (kDistance = 1), as a matrix of bits: row i in byte 7 - i.
-template <unsigned kPolynomial, int kDistance>
-constexpr uint64_t ParityMatrix() {
-  uint64_t matrix = 0;
-  for (int i = 0; i < 8; ++i) {
-    for (int k = 0; k <= kTrellisMaxMemory; ++k) {
-      const int bit = i - k + 8 * kDistance;
-      if (((kPolynomial >> k) & 1u) != 0 && bit >= 0 && bit < 8) {
-        matrix ^= uint64_t{1} << (8 * (7 - i) + bit);
-      }
-    }
-  }
-  return matrix;
-}
-
-template <unsigned kPolynomial>
-TQ_INLINE IntVec ParityOfBytes(IntVec path, IntVec before) {
-  const IntVec own = _mm512_set1_epi64(static_cast<int64_t>(ParityMatrix<kPolynomial, 0>()));
-  const IntVec carried = _mm512_set1_epi64(static_cast<int64_t>(ParityMatrix<kPolynomial, 1>()));
-  return _mm512_xor_si512(_mm512_gf2p8affine_epi64_epi8(path, own, 0),
-                          _mm512_gf2p8affine_epi64_epi8(before, carried, 0));
-}
-#else
-template <unsigned kPolynomial>
-TQ_INLINE IntVec ParityOfBytes(IntVec path, IntVec before) {
-  return ParityOf<kPolynomial, 8>(path, before);
-}
-#endif
-
 // Eight vectors of one index a byte from the planes of 8 values a byte (planes 0 and 1: the low and
 // high bit of the subset, then the refinement): byte b of idx[e] is the index of value e of byte b.
 // Bits above the index are left as they fall.
