@@ -71,7 +71,7 @@ double PeakFlops(const KernelTable& table) {
     static const double peak = MeasurePeak(16);
     return peak;
   }
-  if (table.name == "avx2") {
+  if (table.name == "avx2" || table.name == "avxvnni") {
     static const double peak = MeasurePeak(8);
     return peak;
   }
@@ -334,7 +334,7 @@ void RegisterTable(const KernelTable& table) {
 
 int main(int argc, char** argv) {
   using turboquant::FindKernels;
-  for (const char* name : {"scalar", "avx2", "avx512"}) {
+  for (const char* name : {"scalar", "avx2", "avxvnni", "avx512"}) {
     if (FindKernels(name) != nullptr) turboquant::RegisterTable(*FindKernels(name));
   }
   benchmark::Initialize(&argc, argv);

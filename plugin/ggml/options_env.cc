@@ -28,8 +28,9 @@ Result<PluginOptions> ReadOptions() {
   if (const char* name = std::getenv("TURBOQUANT_KERNELS"); name != nullptr && *name != '\0') {
     options.kernels = FindKernels(name);
     if (options.kernels == nullptr) {
-      return InvalidArgument(std::string("TURBOQUANT_KERNELS='") + name +
-                             "' is not available here; unset it, or use scalar, avx2 or avx512");
+      return InvalidArgument(
+          std::string("TURBOQUANT_KERNELS='") + name +
+          "' is not available here; unset it, or use scalar, avx2, avxvnni or avx512");
     }
   }
   return options;

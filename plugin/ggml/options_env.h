@@ -1,7 +1,7 @@
 // The plugin's options; read from the environment here and nowhere else.
-//   TURBOQUANT_KV       policy text (kvcache/policy.h); unset: the default policy; f16: pass-through
-//   TURBOQUANT_KERNELS  scalar | avx2 | avx512; unset: the fastest this CPU has
-//   TURBOQUANT_LOG      error | info (default) | debug
+//   TURBOQUANT_KV       policy text (kvcache/policy.h); unset: the default policy; f16:
+//   pass-through TURBOQUANT_KERNELS  scalar | avx2 | avxvnni | avx512; unset: the fastest this CPU
+//   has TURBOQUANT_LOG      error | info (default) | debug
 #ifndef TURBOQUANT_PLUGIN_GGML_OPTIONS_ENV_H_
 #define TURBOQUANT_PLUGIN_GGML_OPTIONS_ENV_H_
 

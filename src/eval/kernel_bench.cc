@@ -398,8 +398,8 @@ std::vector<Format> CodedFormats() {
 
 std::vector<const KernelTable*> AvailableTables() {
   std::vector<const KernelTable*> tables;
-  for (const char* name : {"avx512", "avx2", "neon", "scalar"}) {
-    if (const KernelTable* table = FindKernels(name)) tables.push_back(table);
+  for (const KernelTable* table : AllKernels()) {
+    if (table != nullptr) tables.push_back(table);
   }
   return tables;
 }

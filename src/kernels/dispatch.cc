@@ -4,15 +4,32 @@
 #ifdef TURBOQUANT_X86
 #include <cpuid.h>
 #endif
+#if defined(TURBOQUANT_NEON) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 namespace turboquant {
+
+namespace {
+
+[[maybe_unused]] KernelTable Extended(const KernelTable& base, std::string_view name,
+                                      const CodedKernels& coded) {
+  KernelTable table = base;
+  table.name = name;
+  table.prepare_queries = coded.prepare_queries;
+  table.coded_scores = coded.coded_scores;
+  table.coded_accumulate = coded.coded_accumulate;
+  return table;
+}
+
+}  // namespace
 
 #ifdef TURBOQUANT_X86
 
 namespace {
 
 // __builtin_cpu_supports also checks that the operating system saves the wide registers. Not every
-// compiler we build with knows "f16c" there, so that one bit is read directly.
+// compiler we build with knows "f16c" and "avxvnni" there, so those bits are read directly.
 bool HasAvx2() {
   unsigned eax = 0;
   unsigned ebx = 0;
@@ -21,6 +38,16 @@ bool HasAvx2() {
   if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return false;
   constexpr unsigned kF16c = 1u << 29;
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && (ecx & kF16c) != 0;
+}
+
+bool HasAvxVnni() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  if (!HasAvx2() || !__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
+  constexpr unsigned kAvxVnni = 1u << 4;
+  return (eax & kAvxVnni) != 0;
 }
 
 bool HasAvx512() {
@@ -37,6 +64,12 @@ const KernelTable* Avx2Kernels() {
   return available ? &kAvx2KernelTable : nullptr;
 }
 
+const KernelTable* AvxVnniKernels() {
+  static const bool available = HasAvxVnni();
+  static const KernelTable table = Extended(kAvx2KernelTable, "avxvnni", kAvxVnniKernels);
+  return available ? &table : nullptr;
+}
+
 const KernelTable* Avx512Kernels() {
   static const bool available = HasAvx512();
   return available ? &kAvx512KernelTable : nullptr;
@@ -45,28 +78,57 @@ const KernelTable* Avx512Kernels() {
 #else
 
 const KernelTable* Avx2Kernels() { return nullptr; }
+const KernelTable* AvxVnniKernels() { return nullptr; }
 const KernelTable* Avx512Kernels() { return nullptr; }
 
 #endif  // TURBOQUANT_X86
 
 #ifdef TURBOQUANT_NEON
+
 const KernelTable* NeonKernels() { return &kNeonKernelTable; }
+
+namespace {
+
+bool HasDotprod() {
+#ifdef __linux__
+  constexpr unsigned long kAsimdDp = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kAsimdDp) != 0;
 #else
-const KernelTable* NeonKernels() { return nullptr; }
+  return false;
 #endif
+}
+
+}  // namespace
+
+const KernelTable* NeonDotprodKernels() {
+  static const bool available = HasDotprod();
+  static const KernelTable table = Extended(kNeonKernelTable, "neondot", kNeonDotprodKernels);
+  return available ? &table : nullptr;
+}
+
+#else
+
+const KernelTable* NeonKernels() { return nullptr; }
+const KernelTable* NeonDotprodKernels() { return nullptr; }
+
+#endif  // TURBOQUANT_NEON
+
+std::array<const KernelTable*, 6> AllKernels() {
+  return {Avx512Kernels(),      AvxVnniKernels(), Avx2Kernels(),
+          NeonDotprodKernels(), NeonKernels(),    &ScalarKernels()};
+}
 
 const KernelTable* FindKernels(std::string_view name) {
-  if (name == "scalar") return &ScalarKernels();
-  if (name == "avx2") return Avx2Kernels();
-  if (name == "avx512") return Avx512Kernels();
-  if (name == "neon") return NeonKernels();
+  for (const KernelTable* table : AllKernels()) {
+    if (table != nullptr && table->name == name) return table;
+  }
   return nullptr;
 }
 
 const KernelTable& BestKernels() {
-  if (const KernelTable* table = Avx512Kernels()) return *table;
-  if (const KernelTable* table = Avx2Kernels()) return *table;
-  if (const KernelTable* table = NeonKernels()) return *table;
+  for (const KernelTable* table : AllKernels()) {
+    if (table != nullptr) return *table;
+  }
   return ScalarKernels();
 }
 

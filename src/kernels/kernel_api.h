@@ -2,13 +2,15 @@
 //
 // A table is chosen once at run time (BestKernels). All tables give the same code bytes; float
 // results differ only by the order of additions. No function allocates, throws or fails: what a
-// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim; bits in {1, 2, 3, 4, 8}).
+// table cannot do it must not be asked (head_dim satisfies SupportedHeadDim; bits in {1, 2, 3, 4,
+// 8}).
 //
 // Shapes: q rows are [rows][head_dim] f32, contiguous. Coded rows come in two orders: canonical
 // (CodedRows), as they are saved, and in tiles (CodedTiles), as attention reads them.
 #ifndef TURBOQUANT_KERNELS_KERNEL_API_H_
 #define TURBOQUANT_KERNELS_KERNEL_API_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -45,13 +47,13 @@ struct CodedTiles {
 };
 
 // Query rows as a table's coded_scores wants them, written by its prepare_queries: the f32 row, the
-// same in two signed bytes a value, one step size and one sum. 64-byte aligned.
+// same in two bytes a value in two orders, one step size and two sums. 64-byte aligned.
 constexpr size_t PreparedQueryBytes(int head_dim) {
-  return (static_cast<size_t>(head_dim) * 6 + 8 + 63) / 64 * 64;
+  return (static_cast<size_t>(head_dim) * 8 + 12 + 63) / 64 * 64;
 }
 
 struct KernelTable {
-  std::string_view name;  // "scalar", "avx2", "avx512", "neon"
+  std::string_view name;  // "scalar", "avx2", "avxvnni", "avx512", "neon", "neondot"
 
   // f16 -> f32 and back (round to nearest even), n values.
   void (*half_to_float)(const uint16_t* in, float* out, size_t n);
@@ -94,7 +96,7 @@ struct KernelTable {
                        int ld);
 
   // o[r][head_dim] += sum over j < n of p[r * ld + j] * scale_j * centroids of cell first + j, p >=
-  // 0. Integer tables round p * scale to 16 bits of the largest among 128 cells.
+  // 0. Integer tables round p * scale to 15 bits of the largest among 128 cells.
   void (*coded_accumulate)(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o);
 
   // The same two over dense f32 rows x[n][head_dim]; for many query rows (prefill). dk / dv any
@@ -127,11 +129,16 @@ struct KernelTable {
 const KernelTable& ScalarKernels();
 // Null when the build or this CPU lacks the instructions.
 const KernelTable* Avx2Kernels();
+const KernelTable* AvxVnniKernels();
 const KernelTable* Avx512Kernels();
 const KernelTable* NeonKernels();
+const KernelTable* NeonDotprodKernels();
 
-// The fastest table of this CPU; `name` ("scalar", "avx2", "avx512", "neon") forces one. An
-// unknown or unavailable name gives null.
+// All of these, the fastest first.
+std::array<const KernelTable*, 6> AllKernels();
+
+// The fastest table of this CPU; FindKernels forces one by its name. An unknown or unavailable name
+// gives null.
 const KernelTable* FindKernels(std::string_view name);
 const KernelTable& BestKernels();
 

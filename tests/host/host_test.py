@@ -252,6 +252,8 @@ def kernels():
         flags = set(next(line for line in stream if line.startswith("flags")).split())
     if {"avx2", "fma", "f16c"} <= flags:
         available.append("avx2")
+    if {"avx2", "fma", "f16c", "avx_vnni"} <= flags:
+        available.append("avxvnni")
     if {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= flags:
         available.append("avx512")
     for policy in ("k=turbo4,v=turbo3", "turbo3,tail=0,sink=0,center=off", "k=turbo4t,v=turbo3t"):

@@ -187,8 +187,7 @@ int main(int argc, char** argv) {
     }
   }
   if (tables.empty()) {
-    for (const char* name : {"scalar", "avx2", "avx512", "neon"}) {
-      const KernelTable* table = FindKernels(name);
+    for (const KernelTable* table : AllKernels()) {
       if (table != nullptr) tables.push_back(table);
     }
   }

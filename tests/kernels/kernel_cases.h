@@ -18,10 +18,10 @@ struct KernelCase {
 };
 
 inline std::vector<const KernelTable*> AvailableTables() {
-  std::vector<const KernelTable*> tables = {&ScalarKernels()};
-  if (Avx2Kernels() != nullptr) tables.push_back(Avx2Kernels());
-  if (Avx512Kernels() != nullptr) tables.push_back(Avx512Kernels());
-  if (NeonKernels() != nullptr) tables.push_back(NeonKernels());
+  std::vector<const KernelTable*> tables;
+  for (const KernelTable* table : AllKernels()) {
+    if (table != nullptr) tables.push_back(table);
+  }
   return tables;
 }
 

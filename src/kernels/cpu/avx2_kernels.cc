@@ -3,9 +3,12 @@
 #include "kernels/cpu/vec_avx2.h"
 // The vector comes first: the kernels are written against its names.
 #include "kernels/cpu/codec_kernels.h"
-// Then what builds on the codec.
-#include "kernels/cpu/coded_float_kernels.h"
-#include "kernels/cpu/coded_trellis_float_kernels.h"
+// Then products of codes.
+#include "kernels/cpu/dots_avx2.h"
+// Then what builds on the codec and on them.
+#include "kernels/cpu/coded_byte_kernels.h"
+#include "kernels/cpu/coded_trellis_kernels.h"
+#include "kernels/cpu/coded_wide_kernels.h"
 // Then the entries of the table, which name them.
 #include "kernels/cpu/coded_format_kernels.h"
 #include "kernels/cpu/cpu_tables.h"

@@ -9,7 +9,9 @@
 #include "kernels/cpu/vec_avx512.h"
 // The vector comes first: the kernels are written against its names.
 #include "kernels/cpu/codec_kernels.h"
-// Then what builds on the codec.
+// Then products of codes.
+#include "kernels/cpu/dots_avx512.h"
+// Then what builds on the codec and on them.
 #include "kernels/cpu/coded_byte_kernels.h"
 #include "kernels/cpu/coded_trellis_kernels.h"
 #include "kernels/cpu/coded_wide_kernels.h"

@@ -1,7 +1,8 @@
-// Scores and weighted sums on codes with dot products of bytes (AVX-512 VNNI and VBMI): codes pick
-// signed bytes k of the centroid grid (centroid = unit * k, docs/adr/0005) by a byte permute, and
-// four products a lane go into a 32-bit sum. Queries and weights come in two bytes, high and low,
-// so that rounding them is the only error. vec_avx512.h must come first; the linking rule is there.
+// Scores and weighted sums on codes in integers: codes pick signed bytes k of the centroid grid
+// (centroid = unit * k, docs/adr/0005) by a byte permute, and the products with queries and weights
+// of 15 bits or more go into 32-bit sums, so that rounding those is the only error. Written against
+// the products of dots_avx512.h, dots_avx2.h or dots_neon_dotprod.h, which comes first; the linking
+// rule is in vec_avx512.h.
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_BYTE_KERNELS_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_BYTE_KERNELS_H_
 
@@ -15,7 +16,7 @@ TQ_INLINE float UnitOf() {
   return kBits == 2 ? kCentroidUnit2[0] : kBits == 3 ? kCentroidUnit3[0] : kCentroidUnit4[0];
 }
 
-// The steps plus kOffset, repeated: index bits above the code do not matter.
+// The steps plus kOffset, repeated.
 template <int kBits, int kOffset>
 struct StepTable {
   alignas(64) uint8_t bytes[64];
@@ -28,22 +29,8 @@ struct StepTable {
     }
   }
 };
-template <int kBits, int kOffset>
-constexpr StepTable<kBits, kOffset> kStepTable;
-
-template <int kBits, int kOffset>
-TQ_INLINE IntVec LoadSteps() {
-  return _mm512_load_si512(kStepTable<kBits, kOffset>.bytes);
-}
-TQ_INLINE IntVec LookupBytes(IntVec table, IntVec idx) {
-  return _mm512_permutexvar_epi8(idx, table);
-}
-TQ_INLINE IntVec SetDword(const uint8_t* p) {
-  int32_t value;
-  memcpy(&value, p, 4);
-  return _mm512_set1_epi32(value);
-}
-TQ_INLINE IntVec LoadCodes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+template <int kBits, TileForm kForm>
+constexpr StepTable<kBits, kStepOffset<kForm>> kStepTable;
 
 // ---- queries ----
 
@@ -54,181 +41,176 @@ void PrepareQueriesKernel(const float* q, int d, int rows, uint8_t* prepared) {
     const float* from = q + static_cast<size_t>(r) * d;
     uint8_t* to = prepared + static_cast<size_t>(r) * QueryStride(d);
     FloatVec top = Zero();
-    FloatVec poison = Zero();  // NaN if any value is not finite
-    for (int i = 0; i < d; i += 16) {
+    Sum16 poison;  // NaN if any value is not finite
+    for (FloatVec& part : poison.part) part = Zero();
+    for (int i = 0; i < d; i += kLanes) {
       const FloatVec x = Load(from + i);
       Store(reinterpret_cast<float*>(to) + i, x);
       top = Max(top, AndNotSign(x));
-      poison = Fma(x, Zero(), poison);
+      FloatVec& part = poison.part[i / kLanes % kVecsOf16];
+      part = Fma(x, Zero(), part);
     }
     const float peak = MaxOfLanes(top);
     const bool usable = peak > 1e-30f;
     const FloatVec inverse = Set(usable ? kQuerySteps / peak : 0.0f);
     IntVec sum = ZeroInt();
-    uint8_t* high = to + 4 * static_cast<size_t>(d);
-    uint8_t* low = high + d;
-    for (int i = 0; i < d; i += 16) {
-      const IntVec value = _mm512_cvtps_epi32(Mul(Load(from + i), inverse));
-      sum = _mm512_add_epi32(sum, value);
-      const IntVec h = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(64)), 7);
-      const IntVec l = _mm512_sub_epi32(value, _mm512_slli_epi32(h, 7));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(high + i), _mm512_cvtepi32_epi8(h));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(low + i), _mm512_cvtepi32_epi8(l));
+    IntVec sum_first = ZeroInt();
+    uint8_t* first = to + 4 * static_cast<size_t>(d);
+    uint8_t* second = first + d;
+    for (int i = 0; i < d; i += kLanes) {
+      const IntVec value = ToInts(Mul(Load(from + i), inverse));
+      sum = AddInts(sum, value);
+      sum_first = AddInts(sum_first, StoreQuery(value, first + i, second + i));
     }
-    Sum16 folded;
-    folded.part[0] = poison;
-    const float unit = (usable ? peak / kQuerySteps : 0.0f) + Fold(folded);
-    const int32_t total = _mm512_reduce_add_epi32(sum);
-    memcpy(low + d, &unit, sizeof(unit));
-    memcpy(low + d + sizeof(unit), &total, sizeof(total));
+    uint8_t* turned = second + d;
+    for (int i = 0; i + 32 <= d; i += 32) {
+      TurnQuery(first + i, second + i, turned + i, turned + d + i);
+    }
+    uint8_t* numbers = turned + 2 * static_cast<size_t>(d);
+    const float unit = (usable ? peak / kQuerySteps : 0.0f) + Fold(poison);
+    const int32_t sums[2] = {SumOfInts(sum), SumOfInts(sum_first)};
+    memcpy(numbers, &unit, sizeof(unit));
+    memcpy(numbers + sizeof(unit), sums, sizeof(sums));
   }
 }
 
 // ---- scores ----
 
-// Sums of kRows query rows over kGroups tiles: lanes are cells.
-template <int kRows, int kGroups>
+// Sums of kRows query rows over kVectors vectors of cells.
+template <int kRows, int kVectors>
 struct ScoreSums {
-  IntVec high[kRows][kGroups];
-  IntVec low[kRows][kGroups];
+  Sum of[kRows][kVectors];
 };
 
-// The bytes of four coordinates of every cell meet those of every query row.
-template <int kRows, int kGroups>
-TQ_INLINE void ScoreDword(const IntVec (&steps)[kGroups], const Query (&q)[kRows], int at,
-                          ScoreSums<kRows, kGroups>* sums) {
+// Where vector g of cells lies behind the first one, which starts a tile if there are more than a
+// tile holds.
+TQ_INLINE size_t VectorOffset(int g, size_t tile_bytes) {
+  const int cell = g * kLanes;
+  return static_cast<size_t>(cell / kTileLanes) * tile_bytes +
+         static_cast<size_t>(cell % kTileLanes) * 4;
+}
+
+// Four values of every cell meet those of every query row.
+template <int kRows, int kVectors>
+TQ_INLINE void ScoreDword(const IntVec (&bytes)[kVectors], const Query (&q)[kRows], int at,
+                          ScoreSums<kRows, kVectors>* sums) {
+  Steps steps[kVectors];
+  for (int g = 0; g < kVectors; ++g) steps[g] = StepsOf(bytes[g]);
   for (int r = 0; r < kRows; ++r) {
-    const IntVec high = SetDword(q[r].high + at);
-    const IntVec low = SetDword(q[r].low + at);
-    for (int g = 0; g < kGroups; ++g) {
-      sums->high[r][g] = AddDots(sums->high[r][g], steps[g], high);
-      sums->low[r][g] = AddDots(sums->low[r][g], steps[g], low);
+    const Operand operand = LoadOperand(q[r].first + at, q[r].second + at);
+    for (int g = 0; g < kVectors; ++g) {
+      AddProducts<TileForm::kKeys>(&sums->of[r][g], steps[g], operand);
     }
   }
 }
 
-template <int kShift, int kRows, int kGroups>
-TQ_INLINE void ScorePlane(IntVec table, const IntVec (&word)[kGroups], const Query (&q)[kRows],
-                          int at, ScoreSums<kRows, kGroups>* sums) {
-  IntVec steps[kGroups];
-  for (int g = 0; g < kGroups; ++g) {
-    steps[g] = LookupBytes(table, kShift == 0 ? word[g] : ShiftRight<kShift>(word[g]));
-  }
-  ScoreDword<kRows, kGroups>(steps, q, at, sums);
+// Those whose codes are the low nibbles of `word`, then those of the high ones.
+template <int kBits, int kRows, int kVectors>
+TQ_INLINE void ScoreNibbles(const ByteTable& table, const IntVec (&word)[kVectors],
+                            const Query (&q)[kRows], int low_at, int high_at,
+                            ScoreSums<kRows, kVectors>* sums) {
+  IntVec bytes[kVectors];
+  for (int g = 0; g < kVectors; ++g) bytes[g] = LookupLow<kBits>(table, word[g]);
+  ScoreDword<kRows, kVectors>(bytes, q, low_at, sums);
+  for (int g = 0; g < kVectors; ++g) bytes[g] = LookupHigh<kBits>(table, word[g]);
+  ScoreDword<kRows, kVectors>(bytes, q, high_at, sums);
 }
 
 // Codes are asked for this many cells ahead, a few bytes with every few that are read: many at once
 // would wait for each other, and the arithmetic for all of them.
 constexpr int kAheadCells = 128;
 
-template <int kBits, int kRows, int kGroups>
-TQ_INLINE void ScoreColumns(const uint8_t* tile, size_t tile_bytes, int d, const Query (&q)[kRows],
-                            ScoreSums<kRows, kGroups>* sums) {
-  const IntVec table = LoadSteps<kBits, 128>();
+template <int kBits, int kRows, int kVectors>
+TQ_INLINE void ScoreColumns(const uint8_t* codes, size_t tile_bytes, int d, const Query (&q)[kRows],
+                            ScoreSums<kRows, kVectors>* sums) {
+  const ByteTable table = LoadByteTable(kStepTable<kBits, TileForm::kKeys>.bytes);
   const size_t ahead = kAheadCells / kTileLanes * tile_bytes;
-  if constexpr (kBits == 4) {
-    const int half = d / 2;
-    for (int i = 0; i < half; i += 4) {
-      IntVec word[kGroups];
-      for (int g = 0; g < kGroups; ++g) {
-        const uint8_t* at = tile + g * tile_bytes + 16 * i;
-        word[g] = LoadCodes(at);
-        __builtin_prefetch(at + ahead);
-      }
-      ScorePlane<0, kRows, kGroups>(table, word, q, i, sums);
-      ScorePlane<4, kRows, kGroups>(table, word, q, half + i, sums);
+  const int plane = kBits == 4 ? d / 2 : d / 4;
+  const int eighth = d / 8;
+  for (int i = 0; i < plane; i += 4) {
+    IntVec even[kVectors];  // 4 bits: all codes; else planes 0 and 2 in the nibbles
+    for (int g = 0; g < kVectors; ++g) {
+      const uint8_t* at = codes + VectorOffset(g, tile_bytes) + 16 * static_cast<size_t>(i);
+      even[g] = LoadCodes(at);
+      if (g * kLanes % kTileLanes == 0) __builtin_prefetch(at + ahead);
     }
-  } else {
-    const int quarter = d / 4;
-    const int eighth = d / 8;
-    for (int i = 0; i < quarter; i += 4) {
-      IntVec even[kGroups];  // planes 0 and 2 in the nibbles
-      IntVec odd[kGroups];   // planes 1 and 3
-      for (int g = 0; g < kGroups; ++g) {
-        const uint8_t* at = tile + g * tile_bytes + 16 * i;
-        even[g] = LoadCodes(at);
-        odd[g] = ShiftRight<2>(even[g]);
-        __builtin_prefetch(at + ahead);
-      }
-      if constexpr (kBits == 3) {
+    if constexpr (kBits == 4) {
+      ScoreNibbles<4, kRows, kVectors>(table, even, q, i, plane + i, sums);
+    } else {
+      IntVec odd[kVectors];  // planes 1 and 3
+      for (int g = 0; g < kVectors; ++g) odd[g] = ShiftRight<2>(even[g]);
+      if constexpr (kBits == 2) {
+        for (int g = 0; g < kVectors; ++g) {
+          even[g] = LowPairs(even[g]);
+          odd[g] = LowPairs(odd[g]);
+        }
+      } else {
         // Each high bit beside its two low ones.
         const int column = i < eighth ? i : i - eighth;
-        const uint8_t* plane = tile + 16 * static_cast<size_t>(quarter + column);
-        for (int g = 0; g < kGroups; ++g) {
-          const uint8_t* at = plane + g * tile_bytes;
+        for (int g = 0; g < kVectors; ++g) {
+          const uint8_t* at =
+              codes + VectorOffset(g, tile_bytes) + 16 * static_cast<size_t>(plane + column);
           const IntVec high = ShiftRightBy(LoadCodes(at), i < eighth ? 0 : 1);
-          if (i < eighth) __builtin_prefetch(at + ahead);
-          even[g] = SelectBits<0x44444444>(ShiftLeft<2>(high), even[g]);
-          odd[g] = SelectBits<0x44444444>(high, odd[g]);
+          if (i < eighth && g * kLanes % kTileLanes == 0) __builtin_prefetch(at + ahead);
+          even[g] = JoinTriples(ShiftLeft<2>(high), even[g]);
+          odd[g] = JoinTriples(high, odd[g]);
         }
       }
-      ScorePlane<0, kRows, kGroups>(table, even, q, i, sums);
-      ScorePlane<0, kRows, kGroups>(table, odd, q, quarter + i, sums);
-      ScorePlane<4, kRows, kGroups>(table, even, q, 2 * quarter + i, sums);
-      ScorePlane<4, kRows, kGroups>(table, odd, q, 3 * quarter + i, sums);
+      ScoreNibbles<kBits, kRows, kVectors>(table, even, q, i, 2 * plane + i, sums);
+      ScoreNibbles<kBits, kRows, kVectors>(table, odd, q, plane + i, 3 * plane + i, sums);
     }
   }
 }
 
-// Scores of kRows query rows and the tiles [tile, tile + kGroups). Cell j of the first tile goes to
-// out[j]; only cells [begin, end) are stored.
-template <int kBits, int kRows, int kGroups>
-void ScoreTiles(const uint8_t* tile, const uint16_t* scales, int d, const uint8_t* prepared,
+// Scores of kRows query rows and the kVectors * kLanes cells from the first of `codes` on. Cell j
+// goes to out[j]; only cells [begin, end) are stored.
+template <int kBits, int kRows, int kVectors>
+void ScoreCells(const uint8_t* codes, const uint16_t* scales, int d, const uint8_t* prepared,
                 int row, int begin, int end, float* out, int ld) {
   const size_t tile_bytes = static_cast<size_t>(2 * kBits * d);
   Query q[kRows];
-  ScoreSums<kRows, kGroups> sums;
+  ScoreSums<kRows, kVectors> sums;
   for (int r = 0; r < kRows; ++r) {
     q[r] = QueryAt(prepared, d, row + r);
-    for (int g = 0; g < kGroups; ++g) sums.high[r][g] = sums.low[r][g] = ZeroInt();
+    for (int g = 0; g < kVectors; ++g) sums.of[r][g] = ZeroSum();
   }
-  ScoreColumns<kBits, kRows, kGroups>(tile, tile_bytes, d, q, &sums);
-  for (int g = 0; g < kGroups; ++g) {
-    const FloatVec scale = HalfLoad(scales + g * kTileLanes);
-    const int first = Larger(begin - g * kTileLanes, 0);
-    const int last = Smaller(end - g * kTileLanes, kTileLanes);
+  ScoreColumns<kBits, kRows, kVectors>(codes, tile_bytes, d, q, &sums);
+  for (int g = 0; g < kVectors; ++g) {
+    const int first = Larger(begin - g * kLanes, 0);
+    const int last = Smaller(end - g * kLanes, kLanes);
     if (last <= first) continue;
-    const __mmask16 lanes = static_cast<__mmask16>(((1u << last) - 1u) & ~((1u << first) - 1u));
+    const FloatVec scale = HalfLoad(scales + g * kLanes);
     for (int r = 0; r < kRows; ++r) {
-      // The table held k + 128. Sums may wrap; the total does not: |total| < 126 * 16256 * 1024.
-      const IntVec shifted = _mm512_slli_epi32(sums.high[r][g], 7);
-      const IntVec offset =
-          _mm512_set1_epi32(static_cast<int>(128u * static_cast<unsigned>(q[r].sum)));
-      const IntVec total = _mm512_sub_epi32(_mm512_add_epi32(shifted, sums.low[r][g]), offset);
-      const FloatVec score =
-          Mul(Mul(_mm512_cvtepi32_ps(total), Set(q[r].unit * UnitOf<kBits>())), scale);
-      float* to = out + static_cast<ptrdiff_t>(r) * ld + g * kTileLanes;
-      _mm512_mask_storeu_ps(to, lanes, score);
+      // Sums may wrap; the total does not: |total| < 126 * 16256 * 1024.
+      const IntVec offset = SetInt(static_cast<int>(
+          static_cast<unsigned>(kStepOffset<TileForm::kKeys>) * static_cast<unsigned>(q[r].sum)));
+      const IntVec total = SubInts(Total<TileForm::kKeys>(sums.of[r][g]), offset);
+      const FloatVec score = Mul(Mul(ToFloats(total), Set(q[r].unit * UnitOf<kBits>())), scale);
+      StoreBetween(out + static_cast<ptrdiff_t>(r) * ld + g * kLanes, score, first, last);
     }
   }
 }
-
-// As many tiles at once as the registers hold sums for: enough independent sums to hide the latency
-// of the dot product, and every query dword is loaded once for all of them.
-template <int kRows>
-constexpr int kScoreGroups = kRows == 1 ? 4 : 2;
-constexpr int kMaxScoreRows = 6;
 
 template <int kBits, int kRows>
 TQ_INLINE void ScoreRows(const CodedTiles& k, const uint8_t* prepared, int row, int n, float* out,
                          int ld) {
-  constexpr int kGroups = kScoreGroups<kRows>;
+  constexpr int kVectors = kScoreVectors<kRows>;
+  constexpr int kSpan = kVectors * kLanes;  // cells at once: a part of a tile, or some tiles
+  constexpr int kTileSpan = kSpan < kTileLanes ? kSpan : kTileLanes;
   const size_t tile_bytes = static_cast<size_t>(2 * kBits * k.head_dim);
-  const int begin = k.first % kTileLanes;
-  int tile = k.first / kTileLanes;
-  for (int j = -begin; j < n; j += kGroups * kTileLanes, tile += kGroups) {
-    const int groups = Smaller((n - j + kTileLanes - 1) / kTileLanes, kGroups);
-    const uint8_t* at = k.codes + static_cast<size_t>(tile) * tile_bytes;
-    const uint16_t* scales = k.scales + static_cast<size_t>(tile) * kTileLanes;
-    float* to = out + j;
-    if (groups == kGroups) {
-      ScoreTiles<kBits, kRows, kGroups>(at, scales, k.head_dim, prepared, row, -j, n - j, to, ld);
-      continue;
-    }
-    for (int g = 0; g < groups; ++g) {
-      ScoreTiles<kBits, kRows, 1>(at + g * tile_bytes, scales + g * kTileLanes, k.head_dim,
-                                  prepared, row, -j - g * kTileLanes, n - j - g * kTileLanes,
-                                  to + g * kTileLanes, ld);
+  const int last = k.first + n;
+  for (int cell = k.first / kTileSpan * kTileSpan; cell < last;) {
+    const uint8_t* codes = k.codes + static_cast<size_t>(cell / kTileLanes) * tile_bytes +
+                           static_cast<size_t>(cell % kTileLanes) * 4;
+    const int begin = k.first - cell;
+    if (kSpan <= kTileLanes || last - cell > kSpan - kTileLanes) {
+      ScoreCells<kBits, kRows, kVectors>(codes, k.scales + cell, k.head_dim, prepared, row, begin,
+                                         last - cell, out - begin, ld);
+      cell += kSpan;
+    } else {
+      ScoreCells<kBits, kRows, kTileSpan / kLanes>(codes, k.scales + cell, k.head_dim, prepared,
+                                                   row, begin, last - cell, out - begin, ld);
+      cell += kTileSpan;
     }
   }
 }
@@ -280,93 +262,102 @@ void CodedScoresKernel(const CodedTiles& k, const uint8_t* prepared, int rows, i
 
 constexpr int kSumCells = 128;  // cells of a block
 constexpr int kSumTiles = kSumCells / kTileLanes;
-constexpr int kMaxSumRows = 6;
-constexpr float kWeightSteps = 65024;  // 254 * 256
 
-// p * scale of one block in bytes: dword i holds cells 4 i .. 4 i + 3.
-struct ByteWeights {
-  alignas(64) uint8_t high[kMaxSumRows][kSumCells];
-  alignas(64) uint8_t low[kMaxSumRows][kSumCells];
+// p * scale of one block as operands: piece i of each is that of cells 4 i .. 4 i + 3.
+struct CellWeights {
+  alignas(64) uint8_t first[kMaxSumRows][kSumCells];
+  alignas(64) uint8_t second[kMaxSumRows][kSumCells];
   float unit[kMaxSumRows];
-  unsigned tiles;  // bit i: tile i of the block has a weight that is not zero
+  int32_t sum[kMaxSumRows];  // of the integers, where steps have an offset
+  unsigned tiles;            // bit i: tile i of the block has a weight that is not zero
 };
 
-// Rounds four tiles of row r. The packs leave dword i of tile t in lane 4 i + t.
-TQ_INLINE void StoreWeights(const FloatVec* weight, FloatVec inverse, int tile, int r,
-                            ByteWeights* w) {
-  IntVec value[4];
-  for (int t = 0; t < 4; ++t) {
-    value[t] = _mm512_cvtps_epi32(Mul(weight[t], inverse));
-    w->tiles |= (_mm512_test_epi32_mask(value[t], value[t]) != 0 ? 1u : 0u) << (tile + t);
+// Rounds the weights of row r; nonzero gets bits that are set in any of a tile.
+TQ_INLINE void RoundWeights(const FloatVec (&weight)[kSumCells / kLanes], FloatVec inverse, int r,
+                            IntVec (&nonzero)[kSumTiles], CellWeights* w) {
+  IntVec sum = ZeroInt();
+  for (int i = 0; i < kSumCells; i += 4 * kLanes) {
+    IntVec value[4];
+    for (int t = 0; t < 4; ++t) {
+      value[t] = ToInts(Mul(weight[i / kLanes + t], inverse));
+      if constexpr (kStepOffset<TileForm::kValues> != 0) sum = AddInts(sum, value[t]);
+      IntVec& tile = nonzero[(i + t * kLanes) / kTileLanes];
+      tile = Or(tile, value[t]);
+    }
+    StoreWeights(value, w->first[r] + i, w->second[r] + i);
   }
-  const IntVec words0 = _mm512_packus_epi32(value[0], value[1]);
-  const IntVec words1 = _mm512_packus_epi32(value[2], value[3]);
-  const IntVec byte = _mm512_set1_epi16(255);
-  const IntVec high =
-      _mm512_packus_epi16(_mm512_srli_epi16(words0, 8), _mm512_srli_epi16(words1, 8));
-  const IntVec low =
-      _mm512_packus_epi16(_mm512_and_si512(words0, byte), _mm512_and_si512(words1, byte));
-  const IntVec order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  _mm512_store_si512(w->high[r] + tile * kTileLanes, _mm512_permutexvar_epi32(order, high));
-  _mm512_store_si512(w->low[r] + tile * kTileLanes, _mm512_permutexvar_epi32(order, low));
+  if constexpr (kStepOffset<TileForm::kValues> != 0) w->sum[r] = SumOfInts(sum);
 }
 
 // The weights of the block that starts at tile-aligned cell `cell`; cells outside [first, last) get
 // zero. p is the row's weight of cell 0.
-template <int kBits>
-TQ_INLINE void LoadByteWeights(const uint16_t* scales, const float* p, int ld, int rows, int cell,
-                               int first, int last, ByteWeights* w) {
-  w->tiles = 0;
+TQ_INLINE void LoadCellWeights(const uint16_t* scales, const float* p, int ld, int rows, int cell,
+                               int first, int last, CellWeights* w) {
+  const bool whole = first <= cell && last >= cell + kSumCells;
+  IntVec nonzero[kSumTiles];
+  for (IntVec& tile : nonzero) tile = ZeroInt();
   for (int r = 0; r < rows; ++r) {
-    FloatVec weight[kSumTiles];
+    FloatVec weight[kSumCells / kLanes];
     FloatVec top = Zero();
-    for (int t = 0; t < kSumTiles; ++t) {
+    for (int t = 0; t < kSumCells / kLanes; ++t) {
       weight[t] = Zero();
-      const int at = cell + t * kTileLanes;
-      if (at >= last) continue;
-      const int begin = Larger(first - at, 0);
-      const int end = Smaller(last - at, kTileLanes);
-      const __mmask16 lanes = static_cast<__mmask16>(((1u << end) - 1u) & ~((1u << begin) - 1u));
-      const FloatVec x = _mm512_maskz_loadu_ps(lanes, p + static_cast<ptrdiff_t>(r) * ld + at);
-      // The order of the operands turns NaN into zero.
-      weight[t] = _mm512_maskz_max_ps(lanes, Mul(x, HalfLoad(scales + at)), Zero());
+      const int at = cell + t * kLanes;
+      if (!whole && (at >= last || at + kLanes <= first)) continue;
+      const float* from = p + static_cast<ptrdiff_t>(r) * ld + at;
+      const FloatVec x =
+          whole ? Load(from) : LoadBetween(from, Larger(first - at, 0), Smaller(last - at, kLanes));
+      const FloatVec scaled = Mul(x, HalfLoad(scales + at));
+      weight[t] = WhereGreater(scaled, Zero(), scaled);  // NaN becomes zero
       top = Max(top, weight[t]);
     }
     const float peak = MaxOfLanes(top);
     const bool usable = peak > 1e-30f;
-    w->unit[r] = usable ? peak / kWeightSteps * UnitOf<kBits>() : 0.0f;
-    if (!usable) {
-      memset(w->high[r], 0, sizeof(w->high[r]));
-      memset(w->low[r], 0, sizeof(w->low[r]));
-      continue;
+    w->unit[r] = usable ? peak / kWeightSteps : 0.0f;
+    w->sum[r] = 0;
+    if (usable) {
+      RoundWeights(weight, Set(kWeightSteps / peak), r, nonzero, w);
+    } else {
+      memset(w->first[r], 0, sizeof(w->first[r]));
+      memset(w->second[r], 0, sizeof(w->second[r]));
     }
-    const FloatVec inverse = Set(kWeightSteps / peak);
-    for (int t = 0; t < kSumTiles; t += 4) StoreWeights(weight + t, inverse, t, r, w);
   }
+  w->tiles = 0;
+  for (int t = 0; t < kSumTiles; ++t) w->tiles |= (AnyNonZeroInt(nonzero[t]) ? 1u : 0u) << t;
 }
 
-// Sums of kRows rows over kPlanes vectors of coordinates: lanes are coordinates.
-template <int kRows, int kPlanes>
+// Sums of kRows rows over kVectors vectors of values.
+template <int kRows, int kVectors>
 struct WeightedSums {
-  IntVec high[kRows][kPlanes];
-  IntVec low[kRows][kPlanes];
+  Sum of[kRows][kVectors];
+
+  TQ_INLINE void Clear() {
+    for (int r = 0; r < kRows; ++r) {
+      for (int t = 0; t < kVectors; ++t) of[r][t] = ZeroSum();
+    }
+  }
+  TQ_INLINE FloatVec Value(int r, int t, const CellWeights& w) const {
+    // |total| <= 126 * kWeightSteps * 128.
+    const IntVec offset = SetInt(static_cast<int>(
+        static_cast<unsigned>(kStepOffset<TileForm::kValues>) * static_cast<unsigned>(w.sum[r])));
+    return ToFloats(SubInts(Total<TileForm::kValues>(of[r][t]), offset));
+  }
 };
 
-// One group of four cells: their bytes of every plane meet the four weights of every row.
-template <int kRows, int kPlanes>
-TQ_INLINE void AddGroup(const IntVec (&steps)[kPlanes], const ByteWeights& w, int group,
-                        WeightedSums<kRows, kPlanes>* sums) {
+// One group of four cells: their bytes of every vector meet the four weights of every row.
+template <int kRows, int kVectors>
+TQ_INLINE void AddGroup(const IntVec (&bytes)[kVectors], const CellWeights& w, int group,
+                        WeightedSums<kRows, kVectors>* sums) {
+  Steps steps[kVectors];
+  for (int t = 0; t < kVectors; ++t) steps[t] = StepsOf(bytes[t]);
   for (int r = 0; r < kRows; ++r) {
-    const IntVec high = SetDword(w.high[r] + 4 * group);
-    const IntVec low = SetDword(w.low[r] + 4 * group);
-    for (int t = 0; t < kPlanes; ++t) {
-      sums->high[r][t] = AddDots(sums->high[r][t], high, steps[t]);
-      sums->low[r][t] = AddDots(sums->low[r][t], low, steps[t]);
+    const Operand operand = LoadOperand(w.first[r] + 4 * group, w.second[r] + 4 * group);
+    for (int t = 0; t < kVectors; ++t) {
+      AddProducts<TileForm::kValues>(&sums->of[r][t], steps[t], operand);
     }
   }
 }
 
-// Where the 16 byte positions [k, k + 16) of the low plane find their high bits (3 bits only).
+// Where the kLanes byte positions from k on of the low plane find their high bits (3 bits only).
 struct HighRuns {
   size_t run0;  // byte offsets in a group of four cells, lanes 0..7 and 8..15
   size_t run1;
@@ -383,94 +374,103 @@ TQ_INLINE HighRuns HighRunsAt(int d, int k) {
   return runs;
 }
 
-// The steps of planes kFirst .. kFirst + kPlanes - 1 of the byte positions of one chunk.
-template <int kBits, int kFirst, int kPlanes>
-TQ_INLINE void LoadStepPlanes(const uint8_t* group, int k, __mmask16 lanes, const HighRuns& runs,
-                              IntVec table, IntVec (&steps)[kPlanes]) {
-  const IntVec low = _mm512_maskz_loadu_epi32(lanes, group + 4 * static_cast<size_t>(k));
-  if constexpr (kBits == 4) {
-    static_assert(kFirst == 0 && kPlanes == 2);
-    steps[0] = LookupBytes(table, low);
-    steps[1] = LookupBytes(table, ShiftRight<4>(low));
+// Which planes a pass of kPass planes takes: all, one, or the two that share their nibbles.
+template <int kBits, int kFirst, int kPass>
+TQ_INLINE int PlaneOf(int t) {
+  return kBits == 4 || kPass != 2 ? kFirst + t : kFirst + 2 * t;
+}
+
+// The codes of planes `pair` and pair + 2, in the low and the high nibbles (2 and 3 bits).
+template <int kBits>
+TQ_INLINE IntVec PairOfPlanes(const uint8_t* group, IntVec low, int pair, const HighRuns& runs) {
+  const IntVec codes = pair == 0 ? low : ShiftRight<2>(low);
+  if constexpr (kBits == 2) {
+    return LowPairs(codes);
   } else {
-    IntVec even = low;                // planes 0 and 2 in the nibbles
-    IntVec odd = ShiftRight<2>(low);  // planes 1 and 3
-    if constexpr (kBits == 3) {
-      const __m256i half0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + runs.run0));
-      const __m256i half1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + runs.run1));
-      const IntVec high =
-          ShiftRightEach(_mm512_inserti64x4(_mm512_castsi256_si512(half0), half1, 1), runs.shift);
-      even = SelectBits<0x44444444>(ShiftLeft<2>(high), even);
-      odd = SelectBits<0x44444444>(high, odd);
-    }
-    for (int t = 0; t < kPlanes; ++t) {
-      const IntVec pair = t % 2 == 0 ? even : odd;
-      steps[t] = LookupBytes(table, (kFirst + t) / 2 == 0 ? pair : ShiftRight<4>(pair));
+    const IntVec high =
+        ShiftRightEach(LoadCodesHalves(group + runs.run0, group + runs.run1), runs.shift);
+    return JoinTriples(pair == 0 ? ShiftLeft<2>(high) : high, codes);
+  }
+}
+
+// The steps of a pass over `count` byte positions from k on.
+template <int kBits, int kFirst, int kPass>
+TQ_INLINE void LoadStepPlanes(const uint8_t* group, int k, int count, const HighRuns& runs,
+                              const ByteTable& table, IntVec (&bytes)[kPass]) {
+  const IntVec low = LoadCodesFirst(group + 4 * static_cast<size_t>(k), count);
+  for (int t = 0; t < kPass; ++t) {
+    const int plane = PlaneOf<kBits, kFirst, kPass>(t);
+    if constexpr (kBits == 4) {
+      bytes[t] = plane == 0 ? LookupLow<4>(table, low) : LookupHigh<4>(table, low);
+    } else {
+      const IntVec codes = PairOfPlanes<kBits>(group, low, plane % 2, runs);
+      bytes[t] = plane < 2 ? LookupLow<kBits>(table, codes) : LookupHigh<kBits>(table, codes);
     }
   }
 }
 
-// Adds one block to kPlanes planes of the chunk of byte positions [k, k + 16).
-template <int kBits, int kRows, int kFirst, int kPlanes>
-TQ_INLINE void SumChunk(const uint8_t* codes, size_t group_bytes, int d, int k, __mmask16 lanes,
-                        const ByteWeights& w, float* o) {
-  const IntVec table = LoadSteps<kBits, 0>();
+// Adds one block to the planes of a pass of the chunk of `count` byte positions from k on.
+template <int kBits, int kRows, int kFirst, int kPass>
+TQ_INLINE void SumChunk(const uint8_t* codes, size_t group_bytes, int d, int k, int count,
+                        const CellWeights& w, float* o) {
+  const ByteTable table = LoadByteTable(kStepTable<kBits, TileForm::kValues>.bytes);
   const HighRuns runs = kBits == 3 ? HighRunsAt(d, k) : HighRuns{0, 0, ZeroInt()};
-  WeightedSums<kRows, kPlanes> sums;
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kPlanes; ++t) sums.high[r][t] = sums.low[r][t] = ZeroInt();
-  }
+  WeightedSums<kRows, kPass> sums;
+  sums.Clear();
   // The next block's lines are asked for one behind the other, whatever place of this one is read:
   // the memory's own prefetching sees a stream.
-  const int chunks = ((kBits == 4 ? d / 2 : d / 4) + 15) / 16;
+  const int chunks = ((kBits == 4 ? d / 2 : d / 4) + kLanes - 1) / kLanes;
   const size_t share = group_bytes / static_cast<size_t>(chunks);
   const uint8_t* next =
-      codes + kSumCells / 4 * (group_bytes + static_cast<size_t>(k / 16) * share);
+      codes + kSumCells / 4 * (group_bytes + static_cast<size_t>(k / kLanes) * share);
   for (int tile = 0; tile < kSumTiles; ++tile) {
     if ((w.tiles >> tile & 1u) == 0) continue;
     for (int group = 4 * tile; group < 4 * tile + 4; ++group) {
-      IntVec steps[kPlanes];
+      IntVec bytes[kPass];
       const uint8_t* at = codes + static_cast<size_t>(group) * group_bytes;
-      LoadStepPlanes<kBits, kFirst, kPlanes>(at, k, lanes, runs, table, steps);
+      LoadStepPlanes<kBits, kFirst, kPass>(at, k, count, runs, table, bytes);
       if constexpr (kFirst == 0) {
         __builtin_prefetch(next + static_cast<size_t>(group) * share);
-        if constexpr (kBits == 3) __builtin_prefetch(next + static_cast<size_t>(group) * share + 64);
+        if constexpr (kBits == 3 && kLanes == 16) {
+          __builtin_prefetch(next + static_cast<size_t>(group) * share + 64);
+        }
       }
-      AddGroup<kRows, kPlanes>(steps, w, group, &sums);
+      AddGroup<kRows, kPass>(bytes, w, group, &sums);
     }
   }
   const int plane = kBits == 4 ? d / 2 : d / 4;
   for (int r = 0; r < kRows; ++r) {
-    const FloatVec unit = Set(w.unit[r]);
-    for (int t = 0; t < kPlanes; ++t) {
-      float* to = o + static_cast<ptrdiff_t>(r) * d + (kFirst + t) * plane + k;
-      const IntVec total = _mm512_add_epi32(ShiftLeft<8>(sums.high[r][t]), sums.low[r][t]);
-      const FloatVec before = _mm512_maskz_loadu_ps(lanes, to);
-      _mm512_mask_storeu_ps(to, lanes, Fma(_mm512_cvtepi32_ps(total), unit, before));
+    const FloatVec unit = Set(w.unit[r] * UnitOf<kBits>());
+    for (int t = 0; t < kPass; ++t) {
+      float* to = o + static_cast<ptrdiff_t>(r) * d + PlaneOf<kBits, kFirst, kPass>(t) * plane + k;
+      StoreFirst(to, Fma(sums.Value(r, t, w), unit, LoadFirst(to, count)), count);
     }
+  }
+}
+
+// All planes of a chunk, as many at once as the registers hold sums for.
+template <int kBits, int kRows, int kFirst = 0>
+TQ_INLINE void SumPasses(const uint8_t* codes, size_t group_bytes, int d, int k, int count,
+                         const CellWeights& w, float* o) {
+  constexpr int kAll = kPlanes<kBits>;
+  constexpr int kPass = kSumVectors<kRows> < kAll ? kSumVectors<kRows> : kAll;
+  SumChunk<kBits, kRows, kFirst, kPass>(codes, group_bytes, d, k, count, w, o);
+  if constexpr ((kFirst + 1) * kPass < kAll) {
+    SumPasses<kBits, kRows, kFirst + 1>(codes, group_bytes, d, k, count, w, o);
   }
 }
 
 template <int kBits, int kRows>
-void SumBlock(const uint8_t* codes, int d, const ByteWeights& w, float* o) {
+void SumBlock(const uint8_t* codes, int d, const CellWeights& w, float* o) {
   const size_t group_bytes = static_cast<size_t>(kBits * d / 2);
-  const int positions = kBits == 4 ? d / 2 : d / 4;
-  for (int k = 0; k < positions; k += 16) {
-    const int count = Smaller(positions - k, 16);
-    const __mmask16 lanes = static_cast<__mmask16>((1u << count) - 1u);
-    if constexpr (kBits == 4) {
-      SumChunk<4, kRows, 0, 2>(codes, group_bytes, d, k, lanes, w, o);
-    } else if constexpr (kRows <= 3) {
-      SumChunk<kBits, kRows, 0, 4>(codes, group_bytes, d, k, lanes, w, o);
-    } else {
-      SumChunk<kBits, kRows, 0, 2>(codes, group_bytes, d, k, lanes, w, o);
-      SumChunk<kBits, kRows, 2, 2>(codes, group_bytes, d, k, lanes, w, o);
-    }
+  const int positions = d / kPlanes<kBits>;
+  for (int k = 0; k < positions; k += kLanes) {
+    SumPasses<kBits, kRows>(codes, group_bytes, d, k, Smaller(positions - k, kLanes), w, o);
   }
 }
 
 template <int kBits, int kRows = kMaxSumRows>
-TQ_INLINE void SumRows(int rows, const uint8_t* codes, int d, const ByteWeights& w, float* o) {
+TQ_INLINE void SumRows(int rows, const uint8_t* codes, int d, const CellWeights& w, float* o) {
   if (rows == kRows) return SumBlock<kBits, kRows>(codes, d, w, o);
   if constexpr (kRows > 1) SumRows<kBits, kRows - 1>(rows, codes, d, w, o);
 }
@@ -483,13 +483,13 @@ void CodedAccumulateOf(const CodedTiles& v, const float* p, int ld, int rows, in
   const size_t cell_bytes = static_cast<size_t>(kBits * d / 8);
   const int blocks = (rows + kMaxSumRows - 1) / kMaxSumRows;
   const int last = v.first + n;
-  ByteWeights w;
+  CellWeights w;
   for (int cell = v.first / kTileLanes * kTileLanes; cell < last; cell += kSumCells) {
     const uint8_t* codes = v.codes + static_cast<size_t>(cell) * cell_bytes;
     for (int b = 0, r = 0; b < blocks; ++b) {
       const int size = BlockSize(rows, blocks, b);
-      LoadByteWeights<kBits>(v.scales, p + static_cast<ptrdiff_t>(r) * ld - v.first, ld, size, cell,
-                             v.first, last, &w);
+      LoadCellWeights(v.scales, p + static_cast<ptrdiff_t>(r) * ld - v.first, ld, size, cell,
+                      v.first, last, &w);
       if (w.tiles != 0) SumRows<kBits>(size, codes, d, w, o + static_cast<size_t>(r) * d);
       r += size;
     }

@@ -1,6 +1,6 @@
 // Scores and weighted sums on codes in f32, for instruction sets without dot products of bytes
-// (vec_avx2.h or vec_neon.h must come first; the linking rule is in vec_avx512.h). Scores: lanes are cells; sums:
-// lanes are coordinates.
+// (vec_avx2.h or vec_neon.h must come first; the linking rule is in vec_avx512.h). Scores: lanes
+// are cells; sums: lanes are coordinates.
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_FLOAT_KERNELS_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_FLOAT_KERNELS_H_
 
@@ -219,7 +219,8 @@ TQ_INLINE void AddTokens(const Table& centroids, IntVec low, IntVec high, const 
   }
 }
 
-// Adds one block to the coordinates of byte positions [k, k + count) of every plane, count <= kLanes.
+// Adds one block to the coordinates of byte positions [k, k + count) of every plane, count <=
+// kLanes.
 template <int kBits, int kRows>
 TQ_INLINE void SumChunk(const uint8_t* codes, size_t group_bytes, int d, int k, int count,
                         const FloatWeights& w, float* o) {

@@ -17,27 +17,36 @@ namespace {
 
 constexpr int kTileLanes = 16;  // cells of one tile (kernels/tile_layout.h)
 
-// One prepared query row, as views into its bytes (kernel_api.h).
+// One prepared query row, as views into its bytes (kernel_api.h). Pieces are what an Operand is
+// loaded from, d bytes each: those of values 4 i .. 4 i + 3 lie at 4 i. Turned: at 32 w + 4 e those
+// of values 32 w + e, + 8, + 16, + 24.
 struct Query {
   const float* value;
-  const uint8_t* high;  // signed bytes
-  const uint8_t* low;
+  const uint8_t* first;
+  const uint8_t* second;
+  const uint8_t* turned_first;
+  const uint8_t* turned_second;
   float unit;
-  int32_t sum;  // of the integers 128 high + low
+  int32_t sum;        // of the integers
+  int32_t sum_first;  // of the first pieces, where those are bytes
 };
 
 TQ_INLINE size_t QueryStride(int d) {  // PreparedQueryBytes
-  return (static_cast<size_t>(d) * 6 + 8 + 63) / 64 * 64;
+  return (static_cast<size_t>(d) * 8 + 12 + 63) / 64 * 64;
 }
 
 TQ_INLINE Query QueryAt(const uint8_t* prepared, int d, int row) {
   const uint8_t* at = prepared + static_cast<size_t>(row) * QueryStride(d);
   Query query;
   query.value = reinterpret_cast<const float*>(at);
-  query.high = at + 4 * static_cast<size_t>(d);
-  query.low = query.high + d;
-  memcpy(&query.unit, query.low + d, sizeof(float));
-  memcpy(&query.sum, query.low + d + sizeof(float), sizeof(int32_t));
+  query.first = at + 4 * static_cast<size_t>(d);
+  query.second = query.first + d;
+  query.turned_first = query.second + d;
+  query.turned_second = query.turned_first + d;
+  const uint8_t* numbers = query.turned_second + d;
+  memcpy(&query.unit, numbers, sizeof(float));
+  memcpy(&query.sum, numbers + 4, sizeof(int32_t));
+  memcpy(&query.sum_first, numbers + 8, sizeof(int32_t));
   return query;
 }
 
@@ -56,8 +65,7 @@ TQ_INLINE size_t RowCodeBytes(Format format, int d) {  // CodeBytes
 }
 
 // Cells [first, first + count) of a tile as canonical rows.
-void GatherRows(const CodedTiles& x, int first, int count, size_t stride,
-                uint8_t* rows) {
+void GatherRows(const CodedTiles& x, int first, int count, size_t stride, uint8_t* rows) {
   const size_t dwords = stride / 4 * 4;
   for (int j = 0; j < count; ++j) {
     const size_t cell = static_cast<size_t>(first + j);

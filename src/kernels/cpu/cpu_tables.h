@@ -13,6 +13,16 @@ extern const KernelTable kAvx2KernelTable;
 extern const KernelTable kAvx512KernelTable;
 extern const KernelTable kNeonKernelTable;
 
+// What an extension of a table's instruction set does better.
+struct CodedKernels {
+  void (*prepare_queries)(const float* q, int head_dim, int rows, uint8_t* prepared);
+  void (*coded_scores)(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
+                       int ld);
+  void (*coded_accumulate)(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o);
+};
+extern const CodedKernels kAvxVnniKernels;      // beside kAvx2KernelTable
+extern const CodedKernels kNeonDotprodKernels;  // beside kNeonKernelTable
+
 }  // namespace turboquant
 
 #endif  // TURBOQUANT_KERNELS_CPU_CPU_TABLES_H_

@@ -1,5 +1,5 @@
-// Scores and weighted sums over dense rows, f32 or f16, on the vectors of the including translation unit
-// (one of vec_*.h must come first; the linking rule is in vec_avx512.h).
+// Scores and weighted sums over dense rows, f32 or f16, on the vectors of the including translation
+// unit (one of vec_*.h must come first; the linking rule is in vec_avx512.h).
 //
 // Scores: lanes are tokens, so that a coordinate meets one broadcast query value and no sum across
 // lanes is ever needed. Sums: lanes are coordinates, which meet one broadcast weight.

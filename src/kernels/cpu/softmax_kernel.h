@@ -48,8 +48,7 @@ TQ_INLINE FloatVec Tanh(FloatVec x) {
   return CopySign(Div(minus_one, Add(minus_one, Set(2.0f))), x);
 }
 
-bool MaskBiasKernel(const uint16_t* mask, const uint16_t* hidden, float slope, int n,
-                    float* bias) {
+bool MaskBiasKernel(const uint16_t* mask, const uint16_t* hidden, float slope, int n, float* bias) {
   const FloatVec nothing = Set(-__builtin_inff());
   const FloatVec factor = Set(slope);
   FloatVec top = nothing;
@@ -92,7 +91,8 @@ float SoftmaxKernel(float* s, int n, float add, const float* bias, float softcap
       top = Max(top, x);
     }
     if (rest > 0) {
-      const FloatVec x = Logits(s + whole, add, bias != nullptr ? bias + whole : nullptr, softcap, rest);
+      const FloatVec x =
+          Logits(s + whole, add, bias != nullptr ? bias + whole : nullptr, softcap, rest);
       StoreFirst(s + whole, x, rest);
     }
   } else {

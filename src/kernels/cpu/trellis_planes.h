@@ -14,6 +14,34 @@ template <int kBits>
 constexpr TrellisView kCacheTrellis = Trellis(kBits,
                                               TrellisMemory(static_cast<Format>(16 + kBits)));
 
+// The path delayed by kDelay values. A field of kSpan bits (a dword or a byte) holds as many
+// values; `before` holds the fields in front.
+template <int kSpan, int kDelay>
+TQ_INLINE IntVec Delayed(IntVec path, IntVec before) {
+  if constexpr (kDelay == 0) {
+    return path;
+  } else if constexpr (kSpan == 32) {
+    return ShiftLeftInto<kDelay>(path, before);
+  } else {
+    constexpr uint32_t kOwn = 0x01010101u * ((0xFFu << kDelay) & 0xFFu);
+    return SelectBits<kOwn>(ShiftLeft<kDelay>(path), ShiftRight<8 - kDelay>(before));
+  }
+}
+
+// The parity of the bits of the polynomial, for every value.
+template <unsigned kPolynomial, int kSpan, int kDelay = 0>
+TQ_INLINE IntVec ParityOf(IntVec path, IntVec before) {
+  constexpr unsigned kRest = kPolynomial >> 1;
+  if constexpr ((kPolynomial & 1u) == 0) {
+    return ParityOf<kRest, kSpan, kDelay + 1>(path, before);
+  } else if constexpr (kRest == 0) {
+    return Delayed<kSpan, kDelay>(path, before);
+  } else {
+    return Xor(Delayed<kSpan, kDelay>(path, before),
+               ParityOf<kRest, kSpan, kDelay + 1>(path, before));
+  }
+}
+
 // Eight vectors of one index a byte from the planes of 8 values a byte (planes 0 and 1: the low and
 // high bit of the subset, then the refinement): byte b of idx[e] is the index of value e of byte b.
 // Bits above the index are left as they fall.

@@ -31,10 +31,23 @@ TQ_INLINE FloatVec Set(float x) { return _mm256_set1_ps(x); }
 TQ_INLINE FloatVec Load(const float* p) { return _mm256_loadu_ps(p); }
 TQ_INLINE void Store(float* p, FloatVec v) { _mm256_storeu_ps(p, v); }
 TQ_INLINE FloatVec LoadFirst(const float* p, int count) {
+  if (count == kLanes) return Load(p);
   return _mm256_maskload_ps(p, FirstLanes(count));
 }
 TQ_INLINE void StoreFirst(float* p, FloatVec v, int count) {
+  if (count == kLanes) return Store(p, v);
   _mm256_maskstore_ps(p, FirstLanes(count), v);
+}
+TQ_INLINE __m256i LanesBetween(int first, int last) {
+  return _mm256_andnot_si256(FirstLanes(first), FirstLanes(last));
+}
+TQ_INLINE FloatVec LoadBetween(const float* p, int first, int last) {
+  if (first == 0 && last == kLanes) return Load(p);
+  return _mm256_maskload_ps(p, LanesBetween(first, last));
+}
+TQ_INLINE void StoreBetween(float* p, FloatVec v, int first, int last) {
+  if (first == 0 && last == kLanes) return Store(p, v);
+  _mm256_maskstore_ps(p, LanesBetween(first, last), v);
 }
 
 TQ_INLINE FloatVec Add(FloatVec a, FloatVec b) { return _mm256_add_ps(a, b); }
@@ -119,6 +132,21 @@ TQ_INLINE IntVec ShiftRightBy(IntVec v, int bits) {
   return _mm256_srl_epi32(v, _mm_cvtsi32_si128(bits));
 }
 TQ_INLINE IntVec ShiftRightEach(IntVec v, IntVec bits) { return _mm256_srlv_epi32(v, bits); }
+template <int kBits>
+TQ_INLINE IntVec ShiftLeftInto(IntVec v, IntVec before) {
+  return _mm256_or_si256(ShiftLeft<kBits>(v), ShiftRight<32 - kBits>(before));
+}
+TQ_INLINE IntVec SetInt(int x) { return _mm256_set1_epi32(x); }
+TQ_INLINE IntVec AddInts(IntVec a, IntVec b) { return _mm256_add_epi32(a, b); }
+TQ_INLINE IntVec SubInts(IntVec a, IntVec b) { return _mm256_sub_epi32(a, b); }
+TQ_INLINE int SumOfInts(IntVec v) {
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1)));
+}
+TQ_INLINE bool AnyNonZeroInt(IntVec v) { return _mm256_testz_si256(v, v) == 0; }
+TQ_INLINE IntVec ToInts(FloatVec v) { return _mm256_cvtps_epi32(v); }
+TQ_INLINE FloatVec ToFloats(IntVec v) { return _mm256_cvtepi32_ps(v); }
 template <uint32_t kMask>
 TQ_INLINE IntVec SelectBits(IntVec a, IntVec b) {
   const IntVec mask = _mm256_set1_epi32(static_cast<int>(kMask));

@@ -20,8 +20,6 @@
 namespace turboquant {
 namespace {
 
-#define TQ_STEP_KERNELS 1  // coded_step_kernels.h
-
 constexpr int kLanes = 16;
 constexpr int kRegisters = 32;
 
@@ -41,6 +39,16 @@ TQ_INLINE FloatVec LoadFirst(const float* p, int count) {
 }
 TQ_INLINE void StoreFirst(float* p, FloatVec v, int count) {
   _mm512_mask_storeu_ps(p, FirstLanes(count), v);
+}
+// Lanes [first, last) alone, 0 <= first, last <= kLanes; nothing if last <= first.
+TQ_INLINE __mmask16 LanesBetween(int first, int last) {
+  return static_cast<__mmask16>(FirstLanes(last) & ~FirstLanes(first));
+}
+TQ_INLINE FloatVec LoadBetween(const float* p, int first, int last) {
+  return _mm512_maskz_loadu_ps(LanesBetween(first, last), p);
+}
+TQ_INLINE void StoreBetween(float* p, FloatVec v, int first, int last) {
+  _mm512_mask_storeu_ps(p, LanesBetween(first, last), v);
 }
 
 TQ_INLINE FloatVec Add(FloatVec a, FloatVec b) { return _mm512_add_ps(a, b); }
@@ -128,8 +136,8 @@ TQ_INLINE void FoldFour(const FloatVec (&v)[4], float* out) {
 
 TQ_INLINE IntVec LoadInt(const uint32_t* p) { return _mm512_loadu_si512(p); }
 TQ_INLINE void StoreInt(uint32_t* p, IntVec v) { _mm512_storeu_si512(p, v); }
-// sum + four products a lane of unsigned and signed bytes. Of the intrinsic, compilers make copies of
-// the sum that take the ports of the dot products.
+// sum + four products a lane of unsigned and signed bytes. Of the intrinsic, compilers make copies
+// of the sum that take the ports of the dot products.
 TQ_INLINE IntVec AddDots(IntVec sum, IntVec unsigned_bytes, IntVec signed_bytes) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
   return sum;
@@ -147,6 +155,20 @@ TQ_INLINE IntVec ShiftRightBy(IntVec v, int bits) {
   return _mm512_srl_epi32(v, _mm_cvtsi32_si128(bits));
 }
 TQ_INLINE IntVec ShiftRightEach(IntVec v, IntVec bits) { return _mm512_srlv_epi32(v, bits); }
+// v shifted left, with the upper bits of `before` behind it.
+template <int kBits>
+TQ_INLINE IntVec ShiftLeftInto(IntVec v, IntVec before) {
+  return _mm512_shldi_epi32(v, before, kBits);
+}
+TQ_INLINE IntVec Xor(IntVec a, IntVec b) { return _mm512_xor_si512(a, b); }
+TQ_INLINE IntVec SetInt(int x) { return _mm512_set1_epi32(x); }
+TQ_INLINE IntVec AddInts(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
+TQ_INLINE IntVec SubInts(IntVec a, IntVec b) { return _mm512_sub_epi32(a, b); }
+TQ_INLINE int SumOfInts(IntVec v) { return _mm512_reduce_add_epi32(v); }
+TQ_INLINE bool AnyNonZeroInt(IntVec v) { return _mm512_test_epi32_mask(v, v) != 0; }
+// To the nearest integer, and back.
+TQ_INLINE IntVec ToInts(FloatVec v) { return _mm512_cvtps_epi32(v); }
+TQ_INLINE FloatVec ToFloats(IntVec v) { return _mm512_cvtepi32_ps(v); }
 // Bits of a where the mask is set, of b elsewhere.
 template <uint32_t kMask>
 TQ_INLINE IntVec SelectBits(IntVec a, IntVec b) {

@@ -35,6 +35,18 @@ TQ_INLINE void StoreFirst(float* p, FloatVec v, int count) {
   Store(copy, v);
   for (int i = 0; i < count; ++i) p[i] = copy[i];
 }
+TQ_INLINE FloatVec LoadBetween(const float* p, int first, int last) {
+  if (first == 0 && last >= kLanes) return Load(p);
+  float copy[kLanes] = {0.0f};
+  for (int i = first; i < last; ++i) copy[i] = p[i];
+  return Load(copy);
+}
+TQ_INLINE void StoreBetween(float* p, FloatVec v, int first, int last) {
+  if (first == 0 && last >= kLanes) return Store(p, v);
+  float copy[kLanes];
+  Store(copy, v);
+  for (int i = first; i < last; ++i) p[i] = copy[i];
+}
 
 TQ_INLINE FloatVec Add(FloatVec a, FloatVec b) { return vaddq_f32(a, b); }
 TQ_INLINE FloatVec Sub(FloatVec a, FloatVec b) { return vsubq_f32(a, b); }
@@ -108,6 +120,17 @@ TQ_INLINE IntVec SelectBits(IntVec a, IntVec b) {
 TQ_INLINE IntVec AddWhereGreater(IntVec idx, FloatVec u, FloatVec t, int step) {
   return vaddq_u32(idx, vandq_u32(vcgtq_f32(u, t), vdupq_n_u32(static_cast<uint32_t>(step))));
 }
+template <int kBits>
+TQ_INLINE IntVec ShiftLeftInto(IntVec v, IntVec before) {
+  return vsliq_n_u32(vshrq_n_u32(before, 32 - kBits), v, kBits);
+}
+TQ_INLINE IntVec SetInt(int x) { return vdupq_n_u32(static_cast<uint32_t>(x)); }
+TQ_INLINE IntVec AddInts(IntVec a, IntVec b) { return vaddq_u32(a, b); }
+TQ_INLINE IntVec SubInts(IntVec a, IntVec b) { return vsubq_u32(a, b); }
+TQ_INLINE int SumOfInts(IntVec v) { return static_cast<int>(vaddvq_u32(v)); }
+TQ_INLINE bool AnyNonZeroInt(IntVec v) { return vmaxvq_u32(v) != 0; }
+TQ_INLINE IntVec ToInts(FloatVec v) { return vreinterpretq_u32_s32(vcvtnq_s32_f32(v)); }
+TQ_INLINE FloatVec ToFloats(IntVec v) { return vcvtq_f32_s32(vreinterpretq_s32_u32(v)); }
 TQ_INLINE IntVec Or(IntVec a, IntVec b) { return vorrq_u32(a, b); }
 TQ_INLINE IntVec Xor(IntVec a, IntVec b) { return veorq_u32(a, b); }
 

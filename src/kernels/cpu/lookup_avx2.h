@@ -1,0 +1,101 @@
+// Byte tables and loads of codes with AVX2, for dots_avx2.h and dots_avxvnni.h. Names and meaning
+// are those of dots_avx512.h.
+#ifndef TURBOQUANT_KERNELS_CPU_LOOKUP_AVX2_H_
+#define TURBOQUANT_KERNELS_CPU_LOOKUP_AVX2_H_
+
+#include "kernels/kernel_api.h"
+
+namespace turboquant {
+namespace {
+
+TQ_INLINE IntVec LoadCodes(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+TQ_INLINE IntVec LoadCodesFirst(const uint8_t* p, int count) {
+  if (count == kLanes) return LoadCodes(p);
+  return _mm256_maskload_epi32(reinterpret_cast<const int*>(p), FirstLanes(count));
+}
+TQ_INLINE IntVec LoadCodesHalves(const uint8_t* p0, const uint8_t* /*p1*/) { return LoadCodes(p0); }
+
+// ---- lookup ----
+
+struct ByteTable {
+  IntVec bytes;
+};
+TQ_INLINE ByteTable LoadByteTable(const uint8_t* bytes) {
+  return {_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)))};
+}
+// vpshufb looks at bits 0..3 of an index, and gives zero if bit 7 is set.
+TQ_INLINE IntVec AndDwords(IntVec v, uint32_t mask) {
+  return _mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(mask)));
+}
+template <int kBits>
+TQ_INLINE IntVec LookupLow(const ByteTable& table, IntVec v) {
+  return _mm256_shuffle_epi8(table.bytes, kBits == 4 ? AndDwords(v, 0x0F0F0F0Fu) : v);
+}
+template <int kBits>
+TQ_INLINE IntVec LookupHigh(const ByteTable& table, IntVec v) {
+  return LookupLow<kBits>(table, ShiftRight<4>(v));
+}
+TQ_INLINE IntVec LowPairs(IntVec v) { return AndDwords(v, 0x33333333u); }
+TQ_INLINE IntVec JoinTriples(IntVec high, IntVec low) {
+  return _mm256_or_si256(AndDwords(high, 0x44444444u), LowPairs(low));
+}
+
+template <int kBits>
+struct IndexTable {
+  ByteTable low;
+  ByteTable high;  // entries 16..31
+  TQ_INLINE explicit IndexTable(const uint8_t* bytes)
+      : low(LoadByteTable(bytes)), high(LoadByteTable(bytes + 16)) {}
+  TQ_INLINE IntVec operator[](IntVec idx) const {
+    static_assert(kBits <= 5);
+    if constexpr (kBits <= 4) return LookupLow<4>(low, idx);
+    const IntVec five = AndDwords(idx, 0x1F1F1F1Fu);
+    const IntVec below = _mm256_add_epi8(five, _mm256_set1_epi8(0x70));  // bit 7 from 16 on
+    const IntVec above = _mm256_sub_epi8(five, _mm256_set1_epi8(16));    // bit 7 below 16
+    return Or(_mm256_shuffle_epi8(low.bytes, below), _mm256_shuffle_epi8(high.bytes, above));
+  }
+};
+
+// The tables (steps of 256 codes, with kOffset) are odd functions of code - 127.5: 128 entries, in
+// eight parts, and the sign. Each part serves all indices that are not below its first one, so it
+// holds the difference (exclusive or) to the part before.
+struct WideParts {
+  alignas(16) uint8_t bytes[2][8][16];
+  constexpr WideParts(const uint8_t* high, const uint8_t* low, int offset) : bytes() {
+    for (int i = 0; i < 128; ++i) {
+      for (int p = 0; p < 2; ++p) {
+        const uint8_t* table = p == 0 ? high : low;
+        const int entry = table[128 + i] - offset;
+        const int before = i < 16 ? 0 : table[128 + i - 16] - offset;
+        bytes[p][i / 16][i % 16] = static_cast<uint8_t>(entry ^ before);
+      }
+    }
+  }
+};
+struct WideLookup {
+  const WideParts& parts;
+  IntVec offset;
+  TQ_INLINE WideLookup(const WideParts& from, int step_offset)
+      : parts(from), offset(_mm256_set1_epi8(static_cast<char>(step_offset))) {}
+  TQ_INLINE void Look(IntVec codes, IntVec* high, IntVec* low) const {
+    const IntVec centred = Xor(codes, _mm256_set1_epi8(-128));
+    IntVec idx = Xor(centred, _mm256_cmpgt_epi8(ZeroInt(), centred));
+    const IntVec sign = Or(centred, _mm256_set1_epi8(1));
+    IntVec sum[2] = {ZeroInt(), ZeroInt()};
+    for (int i = 0; i < 8; ++i) {
+      for (int p = 0; p < 2; ++p) {
+        sum[p] = Xor(sum[p], _mm256_shuffle_epi8(LoadByteTable(parts.bytes[p][i]).bytes, idx));
+      }
+      idx = _mm256_sub_epi8(idx, _mm256_set1_epi8(16));
+    }
+    *high = _mm256_add_epi8(_mm256_sign_epi8(sum[0], sign), offset);
+    *low = _mm256_add_epi8(_mm256_sign_epi8(sum[1], sign), offset);
+  }
+};
+
+}  // namespace
+}  // namespace turboquant
+
+#endif  // TURBOQUANT_KERNELS_CPU_LOOKUP_AVX2_H_
