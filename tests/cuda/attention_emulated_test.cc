@@ -235,11 +235,9 @@ void EncodeSome(const CudaCase& c, const CudaTensors& t, tq_cuda_cache cache, in
     }
     if constexpr (dim.value == 64 || dim.value == 128) {
       if (encoder == Encoder::kRows) {
-        // Whole multiprocessors, and halves of them where shared memory is short.
-        constexpr int kSms = 1, kLarge = 227 << 10, kSmall = 99 << 10;
+        constexpr int kSms = 1;
         const EncodeRowsArgs args = MakeEncodeRowsArgs(p, t.layout);
-        const int bytes = first == 0 ? kSmall : kLarge;
-        ASSERT_EQ(LaunchEncodeRows<dim.value>(args, kSms, bytes, nullptr), cudaSuccess);
+        ASSERT_EQ(LaunchEncodeRows<dim.value>(args, kSms, nullptr), cudaSuccess);
         return;
       }
     }

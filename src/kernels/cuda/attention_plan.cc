@@ -268,10 +268,11 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r, const PlanChoice& cho
     const Int8Config slim = shape.slim_long.warps > 0 ? shape.slim_long : shape.slim;
     plan.config = shape.slim_long.warps > 0 ? kSlimLongConfig : kSlimConfig;
     slots = r.num_sms * Resident(r, shape.tiles, slim);
-    // Equal long items of 3 and 4 bits want no more neighbours than that on an SM.
-    if (even && plan.config == kSlimLongConfig && r.k_format > TQ_CUDA_TURBO2) {
-      slots = std::min(slots, 2 * r.num_sms);
-    }
+    // Equal long items of 3 and 4 bits want no more neighbours than that on an SM, nor do equal
+    // items whose codes are unpacked from rows.
+    const bool long_items = plan.config == kSlimLongConfig && r.k_format > TQ_CUDA_TURBO2;
+    const bool unpacked = OrderOf(TileFormatOf(r.k_format), r.head_dim) == TileOrder::kRows;
+    if (even && (long_items || unpacked)) slots = std::min(slots, 2 * r.num_sms);
     least = slim.warps;
     if (even && shape.wide.warps > 0) {
       // One wide CTA an SM is best if it leaves few SMs idle.

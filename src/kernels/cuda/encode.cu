@@ -151,16 +151,14 @@ dim3 PageGrid(int tokens, int num_kv_heads, int batch) {
 cudaError_t LaunchEncode(const tq_cuda_encode_params& p, const RecordLayout& layout,
                          cudaStream_t stream) {
   if (EncodeRowsServes(p, layout)) {
-    int device = 0, sms = 0, bytes = 0;
+    int device = 0, sms = 0;
     cudaError_t error = cudaGetDevice(&device);
     if (error != cudaSuccess) return error;
     error = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
     if (error != cudaSuccess) return error;
-    error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (error != cudaSuccess) return error;
     const EncodeRowsArgs rows = MakeEncodeRowsArgs(p, layout);
-    return layout.head_dim == 64 ? LaunchEncodeRows<64>(rows, sms, bytes, stream)
-                                 : LaunchEncodeRows<128>(rows, sms, bytes, stream);
+    return layout.head_dim == 64 ? LaunchEncodeRows<64>(rows, sms, stream)
+                                 : LaunchEncodeRows<128>(rows, sms, stream);
   }
   const EncodeArgs args{p, layout};
   const dim3 grid = EncodeGrid(p);

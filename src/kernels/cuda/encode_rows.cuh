@@ -1,10 +1,8 @@
 // Rows of 16-bit values into fragment areas, the fast path of encoding: one lane codes one row, two
-// warps (a group) one side of one page. A row in the registers of one lane needs no shuffles,
-// neither for the butterflies nor for the sums; only the nibbles of values cross lanes. One CTA an
-// SM walks over pages: rows of the next ones are on their way while some are coded. Its groups go
-// in step, because the code is long and without loops, and instructions fetched for one warp then
-// serve the others. Codes and scales are those of codec/scalar_codec.h bit for bit. Files that
-// include this are compiled without contraction.
+// warps one side of one page. A row in the registers of one lane needs no shuffles, neither for the
+// butterflies nor for the sums; only the nibbles of values cross lanes. CTAs stay and walk over
+// pages: rows of the next page are on their way while one is coded. Codes and scales are those of
+// codec/scalar_codec.h bit for bit. Files that include this are compiled without contraction.
 #ifndef TURBOQUANT_KERNELS_CUDA_ENCODE_ROWS_CUH_
 #define TURBOQUANT_KERNELS_CUDA_ENCODE_ROWS_CUH_
 
@@ -19,27 +17,19 @@ namespace turboquant::cuda {
 
 template <int kDim>
 struct RowTile {
-  static constexpr int kThreads = kTileTokens;  // of a group
-  static constexpr int kGroups = 512 / kDim;    // an SM: a lane holds the whole row
-  static constexpr int kPitch = 2 * kDim + 16;  // bytes; 16 more than the banks' period
-  static constexpr int kWords = kDim / 8;       // of nibbles, a row
-  static constexpr int kAreaWords = kDim * 8;   // the most that a side of a page takes
+  static constexpr int kThreads = kTileTokens;
+  static constexpr int kCtas = 512 / kDim;       // an SM: a lane holds the whole row
+  static constexpr int kPitch = 2 * kDim + 16;   // bytes; 16 more than the banks' period
+  static constexpr int kWords = kDim / 8;        // of nibbles, a row
+  static constexpr int kAreaWords = kDim * 8;    // the most that a side of a page takes
 };
 
-// Rows that come, and the page's stored words that they become.
 template <int kDim>
-union RowPage {
-  using Tile = RowTile<kDim>;
-  uint8_t rows[(kTileTokens + 1) * Tile::kPitch];  // the last one: the key mean
-  struct {
-    uint32_t codes[Tile::kAreaWords];
-    uint32_t masks[Tile::kAreaWords];  // which bits of codes are new; of a partial page
-  };
-};
-
-template <int kDim, int kGroups>
 struct RowShared {
-  alignas(16) RowPage<kDim> pages[kGroups][2];
+  using Tile = RowTile<kDim>;
+  alignas(16) uint8_t rows[2][(kTileTokens + 1) * Tile::kPitch];  // the last one: the key mean
+  alignas(16) uint32_t codes[Tile::kAreaWords];
+  alignas(16) uint32_t masks[Tile::kAreaWords];  // which bits of codes are new; of a partial page
   alignas(16) uint32_t signs[2][kDim / 2];
   alignas(16) QuantizeTable tables[2];
 };
@@ -51,16 +41,11 @@ struct EncodeRowsArgs {
   int items;  // sides of pages
 };
 
-// The sequence whose lengths are at hand.
-struct EncodeSequence {
-  int b = -1, first = 0, count = 0;
-};
-
-// One side of one page of one kv head, and the tokens [begin, end) of it that are coded. Nothing
-// waits for `physical` until the codes are stored.
+// One side of one page of one kv head, and the tokens [begin, end) of it that are coded.
 struct EncodeItem {
-  int head, begin, end, physical;
+  int head, begin, end;
   bool value_side, centred;
+  uint8_t* record;
 };
 
 // Asks for the rows [begin, end) of a page, which start at `from` (or are listed by `sources`). A
@@ -71,8 +56,7 @@ __device__ __forceinline__ void FetchRows(const uint16_t* from, const int32_t* s
   using Tile = RowTile<kDim>;
   constexpr int kPieces = kDim / 8;  // of 16 bytes, a row
   constexpr int kStep = Tile::kThreads / kPieces;
-  const int thread = threadIdx.x % Tile::kThreads;
-  const int slot = thread / kPieces, piece = thread % kPieces;
+  const int slot = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
   const uint32_t to = SharedAddress(rows + slot * Tile::kPitch + 16 * piece);
   const unsigned count = static_cast<unsigned>(end - begin);
   from += 8 * piece;
@@ -97,24 +81,22 @@ __device__ __forceinline__ void FetchRows(const uint16_t* from, const int32_t* s
 
 template <int kDim>
 __device__ __forceinline__ EncodeItem FetchItem(const EncodeRowsArgs& a, int index,
-                                                EncodeSequence* sequence, uint8_t* rows) {
+                                                uint8_t* rows) {
   const tq_cuda_cache& cache = a.p.cache;
   const int heads = cache.num_kv_heads;
-  EncodeItem item{};
-  if (index >= a.items) return item;
   const int place = index / (2 * heads), rest = index - place * 2 * heads;
   const int b = a.p.batch > 1 ? place / a.pages : 0;
+  EncodeItem item{};
   item.value_side = rest >= heads;
   item.head = item.value_side ? rest - heads : rest;
-  if (b != sequence->b) {
-    *sequence = {b, __ldg(a.p.first_token + b), __ldg(a.p.num_rows + b)};
-  }
-  const int first = sequence->first, count = sequence->count;
+  const int first = __ldg(a.p.first_token + b), count = __ldg(a.p.num_rows + b);
   const int page = first / kTileTokens + place - b * a.pages;
   item.begin = max(first - page * kTileTokens, 0);
   item.end = min(first + count - page * kTileTokens, kTileTokens);
   if (item.begin >= item.end) return item;
-  item.physical = __ldg(cache.page_table + int64_t{b} * cache.page_stride + page);
+  const int physical = __ldg(cache.page_table + int64_t{b} * cache.page_stride + page);
+  item.record = static_cast<uint8_t*>(cache.records) +
+                (static_cast<size_t>(physical) * heads + item.head) * a.layout.bytes;
   const int source = page * kTileTokens + item.begin - first;
   const uint16_t* from = static_cast<const uint16_t*>(item.value_side ? a.p.rows.v : a.p.rows.k) +
                          b * a.p.rows.sequence_stride + item.head * a.p.rows.head_stride;
@@ -129,10 +111,10 @@ __device__ __forceinline__ EncodeItem FetchItem(const EncodeRowsArgs& a, int ind
     const int mean = __ldg(cache.mean_table + int64_t{b} * cache.mean_stride +
                            page * kTileTokens / cache.mean_tokens);
     item.centred = mean >= 0;
-    const int piece = threadIdx.x % RowTile<kDim>::kThreads;
-    if (item.centred && piece < kDim / 8) {
-      CopyAsync16(SharedAddress(rows + kTileTokens * RowTile<kDim>::kPitch + 16 * piece),
-                  cache.means + (int64_t{mean} * heads + item.head) * kDim + 8 * piece, true);
+    if (item.centred && threadIdx.x < kDim / 8) {
+      CopyAsync16(
+          SharedAddress(rows + kTileTokens * RowTile<kDim>::kPitch + 16 * threadIdx.x),
+          cache.means + (int64_t{mean} * heads + item.head) * kDim + 8 * threadIdx.x, true);
     }
   }
   return item;
@@ -285,7 +267,7 @@ template <int kDim, int kBits>
 __device__ __forceinline__ void StageWords(const uint32_t (&words)[kDim / 8], bool value_side,
                                            uint32_t* area) {
   constexpr int kEach = kDim / 32;  // selector words of a key in a quarter of its dims
-  const int token = threadIdx.x % kTileTokens, lane = token & 31;
+  const int token = threadIdx.x, lane = token & 31;
   if (value_side) {
     const int m = (lane >> 2 & 1) * 4 + (lane >> 3);
 #pragma unroll
@@ -317,15 +299,14 @@ __device__ __forceinline__ uint4 StagedWords(const uint32_t* area, int index, bo
 
 // The staged area to its record; bits of tokens that are not coded now stay.
 template <int kDim>
-__device__ __forceinline__ void StoreArea(const RowPage<kDim>& page, int bits, bool value_side,
+__device__ __forceinline__ void StoreArea(const RowShared<kDim>& sh, int bits, bool value_side,
                                           bool whole, uint32_t* to) {
   const bool parts = HighParts<kDim>(bits, value_side);
-  constexpr int kThreads = RowTile<kDim>::kThreads;
-  for (int i = threadIdx.x % kThreads * 4; i < bits * kDim * 2; i += 4 * kThreads) {
-    uint4 x = StagedWords<kDim>(page.codes, i, parts);
+  for (int i = 4 * threadIdx.x; i < bits * kDim * 2; i += 4 * RowTile<kDim>::kThreads) {
+    uint4 x = StagedWords<kDim>(sh.codes, i, parts);
     uint4* place = reinterpret_cast<uint4*>(to + i);
     if (!whole) {
-      const uint4 m = StagedWords<kDim>(page.masks, i, parts);
+      const uint4 m = StagedWords<kDim>(sh.masks, i, parts);
       if ((m.x | m.y | m.z | m.w) == 0) continue;
       const uint4 old = *place;
       x = make_uint4((x.x & m.x) | (old.x & ~m.x), (x.y & m.y) | (old.y & ~m.y),
@@ -335,37 +316,25 @@ __device__ __forceinline__ void StoreArea(const RowPage<kDim>& page, int bits, b
   }
 }
 
-// The lane's row, which lies in shared memory, rotated; its energy.
+// Codes the rows of one item, which lie in shared memory.
 template <int kDim>
-__device__ __forceinline__ float LoadRotated(const EncodeRowsArgs& a, const EncodeItem& item,
-                                             const uint8_t* rows, const uint32_t* signs,
-                                             float (&v)[kDim]) {
+__device__ __forceinline__ void EncodeItemRows(const EncodeRowsArgs& a, const EncodeItem& item,
+                                               const uint8_t* rows, RowShared<kDim>& sh) {
   using Tile = RowTile<kDim>;
-  LoadSigned<kDim>(rows + threadIdx.x % Tile::kThreads * Tile::kPitch, a.p.rows.dtype, signs, v);
+  const int side = item.value_side ? 1 : 0, slot = threadIdx.x;
+  const int bits = item.value_side ? a.layout.v.bits : a.layout.k.bits;
+  const bool active = slot >= item.begin && slot < item.end;
+  float v[kDim];
+  LoadSigned<kDim>(rows + slot * Tile::kPitch, a.p.rows.dtype, sh.signs[side], v);
   if (item.centred) {
     float mean[kDim];
-    LoadSigned<kDim>(rows + kTileTokens * Tile::kPitch, TQ_CUDA_F16, signs, mean);
+    LoadSigned<kDim>(rows + kTileTokens * Tile::kPitch, TQ_CUDA_F16, sh.signs[side], mean);
 #pragma unroll
     for (int i = 0; i < kDim; ++i) v[i] = v[i] - mean[i];
   }
-  return RotateRow<kDim>(item.value_side ? a.p.cache.v_rotation.norm : a.p.cache.k_rotation.norm,
-                         v);
-}
-
-__device__ __forceinline__ uint8_t* RecordOf(const EncodeRowsArgs& a, const EncodeItem& item) {
-  return static_cast<uint8_t*>(a.p.cache.records) +
-         (static_cast<size_t>(item.physical) * a.p.cache.num_kv_heads + item.head) * a.layout.bytes;
-}
-
-// Codes the rotated row: words of the page, and the row's scale.
-template <int kDim>
-__device__ __forceinline__ void QuantizeItem(const EncodeRowsArgs& a, const EncodeItem& item,
-                                             float energy, float (&v)[kDim],
-                                             const QuantizeTable& table, RowPage<kDim>* page) {
-  using Tile = RowTile<kDim>;
-  const int slot = threadIdx.x % Tile::kThreads;
-  const int bits = item.value_side ? a.layout.v.bits : a.layout.k.bits;
-  const bool active = slot >= item.begin && slot < item.end;
+  const tq_cuda_rotation& rotation =
+      item.value_side ? a.p.cache.v_rotation : a.p.cache.k_rotation;
+  const float energy = RotateRow<kDim>(rotation.norm, v);
   float inverse_rms = 1.0f / sqrtf(energy / static_cast<float>(kDim));
   const bool valid = energy <= kFloatMax;
   const bool usable = valid && energy > 0.0f && inverse_rms <= kFloatMax;
@@ -377,7 +346,7 @@ __device__ __forceinline__ void QuantizeItem(const EncodeRowsArgs& a, const Enco
     for (int i = 0; i < kDim; ++i) v[i] = 0.0f;
   }
   uint32_t words[Tile::kWords];
-  const float fit = QuantizeLane<kDim>(v, inverse_rms, table, words);
+  const float fit = QuantizeLane<kDim>(v, inverse_rms, sh.tables[side], words);
 #pragma unroll
   for (int n = 0; n < Tile::kWords; ++n) {
     if (!usable) words[n] = 0;
@@ -385,15 +354,15 @@ __device__ __forceinline__ void QuantizeItem(const EncodeRowsArgs& a, const Enco
   }
   if (active) {
     const float clamped = fminf(fmaxf(fit, -kHalfMax), kHalfMax);
-    reinterpret_cast<uint16_t*>(RecordOf(a, item) + (item.value_side
-                                                         ? a.layout.v_scales
-                                                         : a.layout.k_scales))[ScaleSlot(slot)] =
+    reinterpret_cast<uint16_t*>(
+        item.record +
+        (item.value_side ? a.layout.v_scales : a.layout.k_scales))[ScaleSlot(slot)] =
         usable ? static_cast<uint16_t>(PackHalves(clamped, 0.0f)) : uint16_t{0};
     if (!valid && a.p.bad_rows != nullptr) atomicAdd(a.p.bad_rows, 1);
   }
   const bool whole = item.begin == 0 && item.end == kTileTokens;
 #pragma unroll 1
-  for (uint32_t* area = page->codes;; area = page->masks) {
+  for (uint32_t* area = sh.codes;; area = sh.masks) {
     if (item.value_side) TransposeNibbles<Tile::kWords>(words, slot & 31);
     if (bits == 4) {
       StageWords<kDim, 4>(words, item.value_side, area);
@@ -402,64 +371,49 @@ __device__ __forceinline__ void QuantizeItem(const EncodeRowsArgs& a, const Enco
     } else {
       StageWords<kDim, 2>(words, item.value_side, area);
     }
-    if (whole || area == page->masks) break;
+    if (whole || area == sh.masks) break;
 #pragma unroll
     for (int n = 0; n < Tile::kWords; ++n) words[n] = active ? 0xFFFFFFFFu : 0u;
   }
+  __syncthreads();
+  StoreArea<kDim>(sh, bits, item.value_side, whole,
+                  reinterpret_cast<uint32_t*>(item.record + (side != 0 ? a.layout.v_codes : 0)));
 }
 
-template <int kDim, int kGroups>
-__device__ __forceinline__ void LoadTables(const EncodeRowsArgs& a, RowShared<kDim, kGroups>& sh) {
-#pragma unroll 1
+template <int kDim>
+__global__ void __launch_bounds__(RowTile<kDim>::kThreads, RowTile<kDim>::kCtas)
+    EncodeRows(const __grid_constant__ EncodeRowsArgs a) {
+  RowShared<kDim>& sh = *reinterpret_cast<RowShared<kDim>*>(DynamicShared());
+  LetNextKernelStart();
+#pragma unroll
   for (int side = 0; side < 2; ++side) {
     const tq_cuda_rotation& rotation = side != 0 ? a.p.cache.v_rotation : a.p.cache.k_rotation;
-    for (int i = threadIdx.x; i < kDim / 2; i += kTileTokens * kGroups) {
+    for (int i = threadIdx.x; i < kDim / 2; i += RowTile<kDim>::kThreads) {
       sh.signs[side][i] = RowLanes<kDim>::SignWord(rotation, i);
     }
     const int bits = side != 0 ? a.layout.v.bits : a.layout.k.bits;
     const uint4* from = reinterpret_cast<const uint4*>(&kQuantizeTables[bits - 2]);
     uint4* to = reinterpret_cast<uint4*>(&sh.tables[side]);
-    constexpr int kPieces = sizeof(QuantizeTable) / sizeof(uint4);
-    for (int i = threadIdx.x; i < kPieces; i += kTileTokens * kGroups) to[i] = __ldg(from + i);
+    for (int i = threadIdx.x; i < int{sizeof(QuantizeTable) / 16};
+         i += RowTile<kDim>::kThreads) {
+      to[i] = __ldg(from + i);
+    }
   }
-}
-
-template <int kDim, int kGroups>
-__global__ void __launch_bounds__(kTileTokens* kGroups, RowTile<kDim>::kGroups / kGroups)
-    EncodeRows(const __grid_constant__ EncodeRowsArgs a) {
-  auto& sh = *reinterpret_cast<RowShared<kDim, kGroups>*>(DynamicShared());
-  LetNextKernelStart();
-  LoadTables(a, sh);
   WaitForKernelBefore();
-  // The same number for all lanes, and the compiler sees that.
-  const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x / kTileTokens), 0);
-  EncodeSequence sequence;
-  EncodeItem next =
-      FetchItem<kDim>(a, blockIdx.x * kGroups + group, &sequence, sh.pages[group][0].rows);
+  EncodeItem item = FetchItem<kDim>(a, blockIdx.x, sh.rows[0]);
   CommitCopies();
-  const int step = gridDim.x * kGroups;
   int stage = 0;
-#pragma unroll 1
-  for (int index = blockIdx.x * kGroups; index < a.items; index += step, stage ^= 1) {
-    const EncodeItem item = next;
-    const int side = item.value_side ? 1 : 0;
-    RowPage<kDim>& page = sh.pages[group][stage];
-    WaitCopies<0>();
-    // All rows are here, and the pages before are stored.
-    const bool some = __syncthreads_or(item.begin < item.end);
-    next = FetchItem<kDim>(a, index + step + group, &sequence, sh.pages[group][stage ^ 1].rows);
+  for (int index = blockIdx.x; index < a.items; index += gridDim.x) {
+    EncodeItem next{};
+    if (index + static_cast<int>(gridDim.x) < a.items) {
+      next = FetchItem<kDim>(a, index + gridDim.x, sh.rows[stage ^ 1]);
+    }
     CommitCopies();
-    if (!some) continue;
-    // A group without rows comes along: whatever it finds, it stores nothing.
-    float v[kDim];
-    const float energy = LoadRotated<kDim>(a, item, page.rows, sh.signs[side], v);
-    __syncthreads();  // nobody reads rows any more
-    QuantizeItem<kDim>(a, item, energy, v, sh.tables[side], &page);
+    WaitCopies<1>();
     __syncthreads();
-    StoreArea<kDim>(
-        page, item.value_side ? a.layout.v.bits : a.layout.k.bits, item.value_side,
-        item.begin == 0 && item.end == kTileTokens,
-        reinterpret_cast<uint32_t*>(RecordOf(a, item) + (side != 0 ? a.layout.v_codes : 0)));
+    if (item.begin < item.end) EncodeItemRows<kDim>(a, item, sh.rows[stage], sh);
+    item = next;
+    stage ^= 1;
   }
 }
 
@@ -477,24 +431,13 @@ inline EncodeRowsArgs MakeEncodeRowsArgs(const tq_cuda_encode_params& p,
   return {p, layout, pages, p.batch * pages * 2 * p.cache.num_kv_heads};
 }
 
-// kGroups groups a CTA.
-template <int kDim, int kGroups>
-cudaError_t LaunchRowGroups(const EncodeRowsArgs& args, int sms, cudaStream_t stream) {
-  const int ctas = sms * RowTile<kDim>::kGroups / kGroups;
-  const int wanted = (args.items + kGroups - 1) / kGroups;
-  return LaunchKernelEarly<EncodeRows<kDim, kGroups>>(
-      dim3(static_cast<unsigned>(wanted < ctas ? wanted : ctas)), kTileTokens * kGroups,
-      static_cast<int>(sizeof(RowShared<kDim, kGroups>)), stream, args);
-}
-
-// On `sms` multiprocessors that give a CTA up to smem_per_block bytes.
+// On `sms` multiprocessors.
 template <int kDim>
-cudaError_t LaunchEncodeRows(const EncodeRowsArgs& args, int sms, int smem_per_block,
-                             cudaStream_t stream) {
-  constexpr int kAll = RowTile<kDim>::kGroups;
-  return smem_per_block >= static_cast<int>(sizeof(RowShared<kDim, kAll>))
-             ? LaunchRowGroups<kDim, kAll>(args, sms, stream)
-             : LaunchRowGroups<kDim, kAll / 2>(args, sms, stream);
+cudaError_t LaunchEncodeRows(const EncodeRowsArgs& args, int sms, cudaStream_t stream) {
+  const int ctas = sms * RowTile<kDim>::kCtas;
+  const dim3 grid(static_cast<unsigned>(args.items < ctas ? args.items : ctas));
+  return LaunchKernelEarly<EncodeRows<kDim>>(grid, RowTile<kDim>::kThreads,
+                                             static_cast<int>(sizeof(RowShared<kDim>)), stream, args);
 }
 
 }  // namespace turboquant::cuda
