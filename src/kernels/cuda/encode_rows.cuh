@@ -18,10 +18,10 @@ namespace turboquant::cuda {
 template <int kDim>
 struct RowTile {
   static constexpr int kThreads = kTileTokens;
-  static constexpr int kCtas = 512 / kDim;       // an SM: a lane holds the whole row
-  static constexpr int kPitch = 2 * kDim + 16;   // bytes; 16 more than the banks' period
-  static constexpr int kWords = kDim / 8;        // of nibbles, a row
-  static constexpr int kAreaWords = kDim * 8;    // the most that a side of a page takes
+  static constexpr int kCtas = 512 / kDim;      // an SM: a lane holds the whole row
+  static constexpr int kPitch = 2 * kDim + 16;  // bytes; 16 more than the banks' period
+  static constexpr int kWords = kDim / 8;       // of nibbles, a row
+  static constexpr int kAreaWords = kDim * 8;   // the most that a side of a page takes
 };
 
 template <int kDim>
@@ -80,8 +80,7 @@ __device__ __forceinline__ void FetchRows(const uint16_t* from, const int32_t* s
 }
 
 template <int kDim>
-__device__ __forceinline__ EncodeItem FetchItem(const EncodeRowsArgs& a, int index,
-                                                uint8_t* rows) {
+__device__ __forceinline__ EncodeItem FetchItem(const EncodeRowsArgs& a, int index, uint8_t* rows) {
   const tq_cuda_cache& cache = a.p.cache;
   const int heads = cache.num_kv_heads;
   const int place = index / (2 * heads), rest = index - place * 2 * heads;
@@ -112,9 +111,8 @@ __device__ __forceinline__ EncodeItem FetchItem(const EncodeRowsArgs& a, int ind
                            page * kTileTokens / cache.mean_tokens);
     item.centred = mean >= 0;
     if (item.centred && threadIdx.x < kDim / 8) {
-      CopyAsync16(
-          SharedAddress(rows + kTileTokens * RowTile<kDim>::kPitch + 16 * threadIdx.x),
-          cache.means + (int64_t{mean} * heads + item.head) * kDim + 8 * threadIdx.x, true);
+      CopyAsync16(SharedAddress(rows + kTileTokens * RowTile<kDim>::kPitch + 16 * threadIdx.x),
+                  cache.means + (int64_t{mean} * heads + item.head) * kDim + 8 * threadIdx.x, true);
     }
   }
   return item;
@@ -332,8 +330,7 @@ __device__ __forceinline__ void EncodeItemRows(const EncodeRowsArgs& a, const En
 #pragma unroll
     for (int i = 0; i < kDim; ++i) v[i] = v[i] - mean[i];
   }
-  const tq_cuda_rotation& rotation =
-      item.value_side ? a.p.cache.v_rotation : a.p.cache.k_rotation;
+  const tq_cuda_rotation& rotation = item.value_side ? a.p.cache.v_rotation : a.p.cache.k_rotation;
   const float energy = RotateRow<kDim>(rotation.norm, v);
   float inverse_rms = 1.0f / sqrtf(energy / static_cast<float>(kDim));
   const bool valid = energy <= kFloatMax;
@@ -355,8 +352,7 @@ __device__ __forceinline__ void EncodeItemRows(const EncodeRowsArgs& a, const En
   if (active) {
     const float clamped = fminf(fmaxf(fit, -kHalfMax), kHalfMax);
     reinterpret_cast<uint16_t*>(
-        item.record +
-        (item.value_side ? a.layout.v_scales : a.layout.k_scales))[ScaleSlot(slot)] =
+        item.record + (item.value_side ? a.layout.v_scales : a.layout.k_scales))[ScaleSlot(slot)] =
         usable ? static_cast<uint16_t>(PackHalves(clamped, 0.0f)) : uint16_t{0};
     if (!valid && a.p.bad_rows != nullptr) atomicAdd(a.p.bad_rows, 1);
   }
@@ -394,8 +390,7 @@ __global__ void __launch_bounds__(RowTile<kDim>::kThreads, RowTile<kDim>::kCtas)
     const int bits = side != 0 ? a.layout.v.bits : a.layout.k.bits;
     const uint4* from = reinterpret_cast<const uint4*>(&kQuantizeTables[bits - 2]);
     uint4* to = reinterpret_cast<uint4*>(&sh.tables[side]);
-    for (int i = threadIdx.x; i < int{sizeof(QuantizeTable) / 16};
-         i += RowTile<kDim>::kThreads) {
+    for (int i = threadIdx.x; i < int{sizeof(QuantizeTable) / 16}; i += RowTile<kDim>::kThreads) {
       to[i] = __ldg(from + i);
     }
   }
@@ -436,8 +431,8 @@ template <int kDim>
 cudaError_t LaunchEncodeRows(const EncodeRowsArgs& args, int sms, cudaStream_t stream) {
   const int ctas = sms * RowTile<kDim>::kCtas;
   const dim3 grid(static_cast<unsigned>(args.items < ctas ? args.items : ctas));
-  return LaunchKernelEarly<EncodeRows<kDim>>(grid, RowTile<kDim>::kThreads,
-                                             static_cast<int>(sizeof(RowShared<kDim>)), stream, args);
+  return LaunchKernelEarly<EncodeRows<kDim>>(
+      grid, RowTile<kDim>::kThreads, static_cast<int>(sizeof(RowShared<kDim>)), stream, args);
 }
 
 }  // namespace turboquant::cuda

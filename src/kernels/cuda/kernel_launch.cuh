@@ -6,10 +6,11 @@
 
 namespace turboquant::cuda {
 
-// Lets the kernel have that much dynamic shared memory; up to 48 KiB need no asking.
+// Lets the kernel have that much dynamic shared memory. More than 48 KiB, static ones included, must
+// be asked for.
 template <auto kKernel>
 cudaError_t AllowBytes(int dynamic_bytes) {
-  if (dynamic_bytes <= 48 << 10) return cudaSuccess;
+  if (dynamic_bytes == 0) return cudaSuccess;
   return cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic_bytes);
 }
 
