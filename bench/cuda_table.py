@@ -14,6 +14,11 @@ def best(rows, batch, length, kind):
     return min(times) if times else None
 
 
+def format_name(number):
+    """tq_cuda_format as its name; trellis forms count from 16."""
+    return "turbo%d" % number if number < 16 else "turbo%dt" % (number - 16)
+
+
 def main():
     ours_path, base_path, out_path = sys.argv[1:4]
     with open(ours_path, encoding="utf-8") as file:
@@ -49,8 +54,8 @@ def main():
     for r in attention:
         if r["name"].startswith("B") and r["k"] == r["v"]:
             continue
-        print("| %s | turbo%d/%d | %s | %.1f | %.0f %% | %.0e |"
-              % (r["name"], r["k"], r["v"], r["path"], r["us"], 100 * r["fraction"], r["error"]))
+        print("| %s | %s/%s | %s | %.1f | %.0f %% | %.0e |"
+              % (r["name"], format_name(r["k"]), format_name(r["v"]), r["path"], r["us"], 100 * r["fraction"], r["error"]))
     print("\n| rows | us | rows/s |\n|---|---|---|")
     for r in ours:
         if r["kind"] == "encode":
