@@ -97,6 +97,7 @@ uint64_t ArrayView::values() const {
 }
 
 void ArrayView::Read(uint64_t first, size_t n, float* out) const {
+  if (n == 0) return;  // `out` and `data` may be null then, which memcpy does not take
   const uint8_t* from = data + first * FloatBytes(type);
   if (type == FloatType::kF32) {
     std::memcpy(out, from, 4 * n);
