@@ -13,18 +13,19 @@ namespace turboquant {
 namespace {
 
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
-constexpr int kTile = 128;        // cells of one inner step for few query rows
-constexpr int kManyRowsTile = 64; // for many: their logits stay in the first-level cache
-constexpr int kFewRows = 16;      // up to so many query rows, exact rows are read as they are
-constexpr int kExactChunk = 32;   // exact rows of one work item for few query rows
-constexpr int kDirectRows = 129;  // from so many query rows on, items own whole query tiles
-constexpr int kTileRows = 96;     // query rows of such a tile
+constexpr int kTile = 256;  // cells of one inner step for few query rows
+constexpr int kMoreRowsTile = 128;
+constexpr int kManyRowsTile = 64;  // for many: their logits stay in the first-level cache
+constexpr int kFewRows = 16;       // up to so many query rows, exact rows are read as they are
+constexpr int kExactChunk = 32;    // exact rows of one work item for few query rows
+constexpr int kDirectRows = 129;   // from so many query rows on, items own whole query tiles
+constexpr int kTileRows = 96;      // query rows of such a tile
 
-// Cells of one work item: about 32 items a head, so that threads share them evenly, and never so few
-// that their states cost as much as their rows.
+// Cells of one work item: about 32 items a head, so that threads share them evenly, and never so
+// few that their states cost as much as their rows.
 int ChunkCells(int cells) {
   const int even = (cells / 32 + kTile - 1) / kTile * kTile;
-  return std::clamp(even, 256, 2048);
+  return std::clamp(even, kTile, 2048);
 }
 
 // Floats of a thread that stay allocated, 64-byte aligned whatever the vector's own alignment.
@@ -34,7 +35,7 @@ class Scratch {
     if (floats_.size() < floats + 16) floats_.resize(floats + 16);
     return Aligned(floats_);
   }
-  static float* Aligned(const std::vector<float>& floats) {
+  static float* Aligned(std::vector<float>& floats) {
     const auto address = reinterpret_cast<uintptr_t>(floats.data());
     return reinterpret_cast<float*>((address + 63) & ~uintptr_t{63});
   }
@@ -45,13 +46,6 @@ class Scratch {
 
 size_t RoundUp(size_t floats) { return (floats + 15) & ~size_t{15}; }
 
-// memcmp is the widest loop at hand here.
-bool SameValues(const uint16_t* x, int n) {
-  return std::memcmp(x, x + 1, static_cast<size_t>(n - 1) * sizeof(x[0])) == 0;
-}
-
-bool AllZero(const uint16_t* x, int n) { return x[0] == 0 && SameValues(x, n); }
-
 // The cells of exact rows [first, first + n) follow each other.
 bool Consecutive(const ExactRow* rows, int n) {
   for (int j = 1; j < n; ++j) {
@@ -60,66 +54,55 @@ bool Consecutive(const ExactRow* rows, int n) {
   return true;
 }
 
-// Exact rows lie apart and were last used a token ago: asked for one by one they would be waited for
-// one by one.
-void PrefetchRow(const uint16_t* row, int values) {
+// Exact rows lie apart and were last used a token ago: asked for one by one they would be waited
+// for one by one.
+void Prefetch(const uint16_t* row, int values) {
   for (int i = 0; i < values; i += 32) __builtin_prefetch(row + i);
 }
 
-// out[r] = <q_r, mean `index`> of one kv head.
-void MeanLogits(const MeanTable& means, int index, int kv_head, const float* q, int rows, int d,
-                const KernelTable& kernels, float* out) {
-  float mean[kMaxHeadDim];
-  const size_t at = static_cast<size_t>(index) * means.width + static_cast<size_t>(kv_head) * d;
-  for (int i = 0; i < d; i += 16) {
-    const float size = HalfToFloat(means.step_sizes[(at + i) / 16]);
-    for (int k = 0; k < 16; ++k) mean[i + k] = size * static_cast<float>(means.steps[at + i + k]);
-  }
-  if (rows > kFewRows) {  // the roles exchanged: one "query", many "tokens"
-    kernels.dense_scores(q, d, mean, 1, rows, out, rows);
-    return;
-  }
-  for (int r = 0; r < rows; ++r) {
-    float sum[16] = {};
-    for (int i = 0; i < d; i += 16) {
-      for (int k = 0; k < 16; ++k) sum[k] += q[static_cast<size_t>(r) * d + i + k] * mean[i + k];
-    }
-    for (int width = 8; width > 0; width /= 2) {
-      for (int k = 0; k < width; ++k) sum[k] += sum[k + width];
-    }
-    out[r] = sum[0];
-  }
-}
-
 CodedTiles TilesAt(const Side& s, int kv_head, int cell) {
-  return {s.format, s.head_dim, s.codes + kv_head * s.head_code_stride,
-          s.scales + kv_head * s.head_scale_stride, s.first_cell + cell, s.form};
-}
-
-void ResetStates(float* state, int rows, int floats) {
-  for (int r = 0; r < rows; ++r) {
-    float* row = state + static_cast<size_t>(r) * floats;
-    std::fill_n(row, floats, 0.0f);
-    row[0] = kMinusInf;
-  }
+  return {s.format,
+          s.head_dim,
+          s.codes + kv_head * s.head_code_stride,
+          s.scales + kv_head * s.head_scale_stride,
+          s.first_cell + cell,
+          s.form};
 }
 
 }  // namespace
 
 // What one step over `cells` cells works on.
 struct AttentionRun::Tile {
-  int cells;           // capacity
+  int cells;  // capacity
   int rows;
-  bool row_bias;       // masks differ between the heads of a group
-  float* s;            // [rows][cells]: logits, then weights
-  float* bias;         // [rows or tokens][cells]
-  float* dense;        // [cells][head_dim]: rows that are not coded
-  float* o;            // [rows][v.head_dim], contiguous as the kernels want it
+  bool row_bias;          // masks differ between the heads of a group
+  float* s;               // [rows][cells]: logits, then weights
+  float* bias;            // [rows or tokens][cells]
+  float* dense;           // [cells][head_dim]: rows that are not coded
+  float* m;               // [rows], state of the rows so far
+  float* l;               // [rows]
+  float* o;               // [rows][v.head_dim]
   const float** bias_of;  // per bias row: its biases, null: all zero
-  float* mean_logit;   // [rows], of the mean below
-  int mean = 0;        // 1 + index, 0: none yet
+  float* mean_logit;      // [rows], of the mean below
+  int mean = 0;           // 1 + index, 0: none yet
   const uint16_t* half[kTile];
 };
+
+AttentionRun::States AttentionRun::StatesAt(float* at, int rows, int segments) {
+  const size_t states = RoundUp(static_cast<size_t>(rows) * segments);
+  return {at, at + states, at + 2 * states, segments};
+}
+
+size_t AttentionRun::StatesFloats(int rows, int segments, int v_dim) {
+  const size_t states = static_cast<size_t>(rows) * segments;
+  return 2 * RoundUp(states) + RoundUp(states * v_dim);
+}
+
+AttentionRun::States AttentionRun::StatesOf(const Layout& l, const AttentionProblem& p,
+                                            int kv_head) {
+  const size_t floats = StatesFloats(l.rows, l.segments, p.v.head_dim);
+  return StatesAt(Scratch::Aligned(workspace_) + l.partial + kv_head * floats, l.rows, l.segments);
+}
 
 void AttentionRun::Prepare() {
   static std::atomic<uint64_t> serial{0};
@@ -131,7 +114,6 @@ void AttentionRun::Prepare() {
     const AttentionProblem& p = problems_[i];
     Layout& l = layouts_[i];
     l.rows = p.tokens * p.group;
-    l.state = p.v.head_dim + 2;
     l.direct = l.rows >= kDirectRows;
     l.first_attend = attend_items_;
     l.first_merge = merge_items_;
@@ -145,7 +127,7 @@ void AttentionRun::Prepare() {
     l.chunks = (p.cells + l.chunk - 1) / l.chunk;
     l.segments = l.chunks + (static_cast<int>(p.exact.size()) + kExactChunk - 1) / kExactChunk;
     l.partial = floats;
-    floats += RoundUp(static_cast<size_t>(p.num_kv_heads) * l.segments * l.rows * l.state);
+    floats += p.num_kv_heads * StatesFloats(l.rows, l.segments, p.v.head_dim);
     attend_items_ += p.num_kv_heads * l.segments;
     merge_items_ += p.num_kv_heads * l.rows;
   }
@@ -187,9 +169,9 @@ AttentionRun::Queries AttentionRun::Project(const Span& span) const {
   latest.token0 = span.token0;
   float rotated[kMaxHeadDim];
   for (int r = 0; r < rows; ++r, to += d) {
-    const auto* from = reinterpret_cast<const float*>(
-        p.q + (span.token0 + r / p.group) * p.q_token_stride +
-        (span.kv_head * p.group + r % p.group) * p.q_head_stride);
+    const auto* from =
+        reinterpret_cast<const float*>(p.q + (span.token0 + r / p.group) * p.q_token_stride +
+                                       (span.kv_head * p.group + r % p.group) * p.q_head_stride);
     for (int i = 0; i < d; ++i) to[i] = from[i] * p.scale;
     if (!coded) continue;
     kernels_->rotate(p.k.rotation, to, rotated);
@@ -205,10 +187,17 @@ bool AttentionRun::FillBias(const Span& span, int cell, int n, Tile* tile) const
   const int bias_rows = tile->row_bias ? tile->rows : span.token1 - span.token0;
   const ExactRow* exact = span.exact ? p.exact.data() + cell : nullptr;
   const bool run = exact == nullptr || Consecutive(exact, n);
+  const auto all_zero = [this, n](const uint16_t* x) {
+    return x[0] == 0 && kernels_->same_values(x, n);
+  };
   const int first = exact != nullptr ? exact->cell : cell;
   static constexpr uint16_t kShown[kTile] = {};
   const uint16_t* hidden = exact != nullptr ? kShown : p.hidden.data() + cell;
-  const bool shown = exact != nullptr || AllZero(hidden, n);
+  const bool shown = exact != nullptr || all_zero(hidden);
+  // A layer's codes have thrown these out of the caches since the layer before read them.
+  const int ahead = exact != nullptr ? 0 : std::min(n, p.cells - cell - n);
+  Prefetch(hidden + n, ahead);
+  if (p.k.means.capacity > 0) Prefetch(p.k.means.cell_mean + cell + n, ahead);
   bool seen = false;
   uint16_t gathered[kTile];
   for (int b = 0; b < bias_rows; ++b) {
@@ -219,12 +208,13 @@ bool AttentionRun::FillBias(const Span& span, int cell, int n, Tile* tile) const
       const auto* row = reinterpret_cast<const uint16_t*>(p.mask + token * p.mask_token_stride +
                                                           q_head * p.mask_head_stride);
       mask = row + first;
+      Prefetch(mask + n, ahead);
       if (!run) {
         for (int j = 0; j < n; ++j) gathered[j] = row[exact[j].cell];
         mask = gathered;
       }
     }
-    if (shown && (mask == nullptr || AllZero(mask, n))) {
+    if (shown && (mask == nullptr || all_zero(mask))) {
       tile->bias_of[b] = nullptr;
       seen = true;
       continue;
@@ -247,10 +237,10 @@ void AttentionRun::Scores(const Span& span, const Queries& q, int cell, int n, T
   if (span.exact && tile->rows <= kFewRows) {
     for (int j = 0; j < n; ++j) {
       tile->half[j] = p.exact[cell + j].k + span.kv_head * d;
-      PrefetchRow(tile->half[j], d);
+      Prefetch(tile->half[j], d);
     }
     for (int j = 0; j < n; ++j) {
-      PrefetchRow(p.exact[cell + j].v + span.kv_head * p.v.head_dim, p.v.head_dim);
+      Prefetch(p.exact[cell + j].v + span.kv_head * p.v.head_dim, p.v.head_dim);
     }
     kernels_->half_scores(tile->half, d, q.plain, tile->rows, n, tile->s, tile->cells);
     return;
@@ -268,18 +258,19 @@ void AttentionRun::Scores(const Span& span, const Queries& q, int cell, int n, T
 
 // Adds to the logits of coded cells what the means of their keys give. True if all cells have one
 // mean: then tile->mean_logit is still to be added.
-bool AttentionRun::AddMeans(const Span& span, const Queries& q, int cell, int n,
-                            Tile* tile) const {
+bool AttentionRun::AddMeans(const Span& span, const Queries& q, int cell, int n, Tile* tile) const {
   const AttentionProblem& p = problems_[span.problem];
   const MeanTable& means = p.k.means;
   const auto know = [&](uint16_t id) {
     if (tile->mean == id) return;
-    MeanLogits(means, id - 1, span.kv_head, q.plain, tile->rows, p.k.head_dim, *kernels_,
-               tile->mean_logit);
+    const int d = p.k.head_dim;
+    const size_t at = static_cast<size_t>(id - 1) * means.width + span.kv_head * d;
+    kernels_->mean_logits(means.steps + at, means.step_sizes + at / 16, d, q.plain, tile->rows,
+                          tile->mean_logit);
     tile->mean = id;
   };
   const uint16_t* id = means.cell_mean + cell;
-  if (SameValues(id, n)) {
+  if (kernels_->same_values(id, n)) {
     if (id[0] != 0) know(id[0]);
     return id[0] != 0;
   }
@@ -297,18 +288,15 @@ bool AttentionRun::AddMeans(const Span& span, const Queries& q, int cell, int n,
 }
 
 // Logits to weights.
-void AttentionRun::Softmax(const Span& span, const Queries& q, int cell, int n, float* state,
-                           Tile* tile) const {
+void AttentionRun::Softmax(const Span& span, const Queries& q, int cell, int n, Tile* tile) const {
   const AttentionProblem& p = problems_[span.problem];
   const bool centred = !span.exact && IsCoded(p.k.format) && p.k.means.capacity > 0;
   const bool add = centred && AddMeans(span, q, cell, n, tile);
-  const int floats = layouts_[span.problem].state;
   const int vd = p.v.head_dim;
   for (int r = 0; r < tile->rows; ++r) {
-    float* row = state + static_cast<size_t>(r) * floats;
     const float factor = kernels_->softmax(
         tile->s + static_cast<size_t>(r) * tile->cells, n, add ? tile->mean_logit[r] : 0.0f,
-        tile->bias_of[tile->row_bias ? r : r / p.group], p.softcap, &row[0], &row[1]);
+        tile->bias_of[tile->row_bias ? r : r / p.group], p.softcap, tile->m + r, tile->l + r);
     if (factor == 1.0f) continue;
     float* o = tile->o + static_cast<size_t>(r) * vd;
     for (int d = 0; d < vd; ++d) o[d] *= factor;
@@ -339,82 +327,82 @@ void AttentionRun::Accumulate(const Span& span, int cell, int n, Tile* tile) con
   kernels_->dense_accumulate(tile->dense, d, tile->s, tile->cells, tile->rows, n, tile->o);
 }
 
-// Attends the rows of the span to its cells and adds to their states [row][m, l, o...], which the
-// caller has initialised.
-void AttentionRun::Attend(const Span& span, float* state) const {
+// Attends the rows of the span to its cells and writes their states.
+void AttentionRun::Attend(const Span& span, const States& states) const {
   thread_local Scratch scratch;
   thread_local std::vector<const float*> bias_of;
   const AttentionProblem& p = problems_[span.problem];
-  const int floats = layouts_[span.problem].state;
   const int vd = p.v.head_dim;
   Tile tile;
   tile.rows = (span.token1 - span.token0) * p.group;
-  tile.cells = tile.rows < kDirectRows / 2 ? kTile : kManyRowsTile;
+  tile.cells = tile.rows <= kFewRows         ? kTile
+               : tile.rows < kDirectRows / 2 ? kMoreRowsTile
+                                             : kManyRowsTile;
   tile.row_bias = p.slopes != nullptr || p.mask_head_stride != 0;
   const size_t bias_rows = tile.row_bias ? tile.rows : span.token1 - span.token0;
   if (bias_of.size() < bias_rows) bias_of.resize(bias_rows);
   tile.bias_of = bias_of.data();
   const size_t logits = static_cast<size_t>(tile.rows) * tile.cells;
   const size_t dense = static_cast<size_t>(tile.cells) * std::max(p.k.head_dim, vd);
-  tile.s = scratch.Get(logits + bias_rows * tile.cells + dense +
-                       static_cast<size_t>(tile.rows) * vd + tile.rows);
+  const size_t sums = static_cast<size_t>(tile.rows) * vd;
+  tile.s = scratch.Get(logits + bias_rows * tile.cells + dense + sums + 3 * tile.rows);
   tile.bias = tile.s + logits;
   tile.dense = tile.bias + bias_rows * tile.cells;
   tile.o = tile.dense + dense;
-  tile.mean_logit = tile.o + static_cast<size_t>(tile.rows) * vd;
+  tile.m = tile.o + sums;
+  tile.l = tile.m + tile.rows;
+  tile.mean_logit = tile.l + tile.rows;
+  std::fill_n(tile.o, sums, 0.0f);
+  std::fill_n(tile.m, tile.rows, kMinusInf);
+  std::fill_n(tile.l, tile.rows, 0.0f);
 
   Queries q;
   for (int c = span.begin; c < span.end; c += tile.cells) {
     const int n = std::min(tile.cells, span.end - c);
     if (!FillBias(span, c, n, &tile)) continue;
-    if (q.plain == nullptr) {  // nothing was seen before
-      q = Project(span);
-      for (int r = 0; r < tile.rows; ++r) {
-        std::memcpy(tile.o + static_cast<size_t>(r) * vd,
-                    state + static_cast<size_t>(r) * floats + 2, vd * sizeof(float));
-      }
-    }
+    if (q.plain == nullptr) q = Project(span);  // nothing was seen before
     Scores(span, q, c, n, &tile);
-    Softmax(span, q, c, n, state, &tile);
+    Softmax(span, q, c, n, &tile);
     Accumulate(span, c, n, &tile);
   }
-  if (q.plain == nullptr) return;
   for (int r = 0; r < tile.rows; ++r) {
-    std::memcpy(state + static_cast<size_t>(r) * floats + 2,
-                tile.o + static_cast<size_t>(r) * vd, vd * sizeof(float));
+    const size_t at = static_cast<size_t>(r) * states.segments;
+    states.m[at] = tile.m[r];
+    states.l[at] = tile.l[r];
+    std::memcpy(states.o + at * vd, tile.o + static_cast<size_t>(r) * vd, vd * sizeof(float));
   }
 }
 
-// Merges the states of one query row, first those of coded segments, then those of exact ones, and
-// writes its output.
-void AttentionRun::FinishRow(int problem, int kv_head, int row, const float* states, size_t stride,
-                             int coded, int exact, float* scratch) const {
+// Merges the states of one query row, `coded` segments and then exact ones, and writes its output.
+// The m become the weights of the segments.
+void AttentionRun::FinishRow(int problem, int kv_head, int row, const States& states,
+                             int coded) const {
   const AttentionProblem& p = problems_[problem];
   const int vd = p.v.head_dim;
   const int q_head = kv_head * p.group + row % p.group;
-  float m = p.sinks != nullptr ? p.sinks[q_head] : kMinusInf;
-  for (int s = 0; s < coded + exact; ++s) m = std::max(m, states[s * stride]);
   auto* out = reinterpret_cast<float*>(p.out + row / p.group * p.out_token_stride +
                                        q_head * p.out_head_stride);
+  float m = p.sinks != nullptr ? p.sinks[q_head] : kMinusInf;
+  float sum = p.sinks != nullptr ? 1.0f : 0.0f;
+  float weights = 0.0f;
+  const float factor =
+      kernels_->softmax(states.m, states.segments, 0.0f, nullptr, 0.0f, &m, &weights);
   if (m == kMinusInf) {  // sees nothing: the host's convention is a zero row
     std::fill_n(out, p.out_dim, 0.0f);
     return;
   }
-  float sum = p.sinks != nullptr ? std::exp(p.sinks[q_head] - m) : 0.0f;
-  std::fill_n(scratch, vd, 0.0f);
-  bool rotated = false;
-  for (int s = 0; s < coded + exact; ++s) {
-    if (s == coded && rotated) kernels_->unrotate(p.v.rotation, scratch, scratch);
-    const float* state = states + s * stride;
-    if (state[0] == kMinusInf) continue;
-    if (s < coded) rotated = IsCoded(p.v.format);
-    const float f = std::exp(state[0] - m);
-    sum += f * state[1];
-    for (int d = 0; d < vd; ++d) scratch[d] += f * state[2 + d];
-  }
-  if (exact == 0 && rotated) kernels_->unrotate(p.v.rotation, scratch, scratch);
+  sum *= factor;
+  for (int s = 0; s < states.segments; ++s) sum += states.m[s] * states.l[s];
+  float o[kMaxHeadDim] = {};
+  const auto add = [&](int first, int segments) {
+    kernels_->dense_accumulate(states.o + static_cast<size_t>(first) * vd, vd, states.m + first,
+                               segments, 1, segments, o);
+  };
+  add(0, coded);
+  if (IsCoded(p.v.format)) kernels_->unrotate(p.v.rotation, o, o);
+  add(coded, states.segments - coded);
   const float inverse = 1.0f / sum;
-  for (int d = 0; d < p.out_dim; ++d) out[d] = scratch[d] * inverse;
+  for (int d = 0; d < p.out_dim; ++d) out[d] = o[d] * inverse;
 }
 
 void AttentionRun::AttendItem(int item) {
@@ -426,14 +414,12 @@ void AttentionRun::AttendItem(int item) {
   if (!l.direct) {
     const int kv_head = local / l.segments;
     const int segment = local % l.segments;
-    float* state = Scratch::Aligned(workspace_) + l.partial +
-                   (static_cast<size_t>(kv_head) * l.segments + segment) * l.rows * l.state;
-    ResetStates(state, l.rows, l.state);
     const bool exact = segment >= l.chunks;
     const int step = exact ? kExactChunk : l.chunk;
     const int begin = (exact ? segment - l.chunks : segment) * step;
     const int end = std::min(exact ? num_exact : p.cells, begin + step);
-    Attend({i, kv_head, 0, p.tokens, exact, begin, end}, state);
+    Attend({i, kv_head, 0, p.tokens, exact, begin, end},
+           StatesOf(l, p, kv_head).Segment(segment, p.v.head_dim));
     return;
   }
   thread_local Scratch scratch;
@@ -441,29 +427,23 @@ void AttentionRun::AttendItem(int item) {
   const int token0 = local % l.q_tiles * l.q_tokens;
   const int token1 = std::min(p.tokens, token0 + l.q_tokens);
   const int rows = (token1 - token0) * p.group;
-  const size_t half = static_cast<size_t>(rows) * l.state;
-  float* states = scratch.Get(2 * half + p.v.head_dim);
-  ResetStates(states, 2 * rows, l.state);
+  const int vd = p.v.head_dim;
+  const States states = StatesAt(scratch.Get(StatesFloats(rows, 2, vd)), rows, 2);
   Attend({i, kv_head, token0, token1, false, 0, p.cells}, states);
-  Attend({i, kv_head, token0, token1, true, 0, num_exact}, states + half);
+  Attend({i, kv_head, token0, token1, true, 0, num_exact}, states.Segment(1, vd));
   for (int r = 0; r < rows; ++r) {
-    FinishRow(i, kv_head, token0 * p.group + r, states + static_cast<size_t>(r) * l.state, half, 1,
-              1, states + 2 * half);
+    FinishRow(i, kv_head, token0 * p.group + r, states.Row(r, vd), 1);
   }
 }
 
 void AttentionRun::MergeItem(int item) {
-  thread_local Scratch scratch;
   const int i = ProblemOf(item, &Layout::first_merge);
   const Layout& l = layouts_[i];
   const int local = item - l.first_merge;
   const int kv_head = local / l.rows;
   const int row = local % l.rows;
-  const float* states =
-      Scratch::Aligned(workspace_) + l.partial +
-      (static_cast<size_t>(kv_head) * l.segments * l.rows + row) * l.state;
-  FinishRow(i, kv_head, row, states, static_cast<size_t>(l.rows) * l.state, l.chunks,
-            l.segments - l.chunks, scratch.Get(problems_[i].v.head_dim));
+  const AttentionProblem& p = problems_[i];
+  FinishRow(i, kv_head, row, StatesOf(l, p, kv_head).Row(row, p.v.head_dim), l.chunks);
 }
 
 void AttentionRun::RunAll() {

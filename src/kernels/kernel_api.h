@@ -112,6 +112,14 @@ struct KernelTable {
   void (*half_accumulate)(const uint16_t* const* x, int head_dim, const float* p, int ld, int rows,
                           int n, float* o);
 
+  // out[r] = <q_r, mean>, r < rows; value i of the mean is steps[i] times the fp16
+  // step_sizes[i / 16]. head_dim is a multiple of 16.
+  void (*mean_logits)(const int8_t* steps, const uint16_t* step_sizes, int head_dim, const float* q,
+                      int rows, float* out);
+
+  // Whether x[n] are all equal, bit for bit; n >= 1.
+  bool (*same_values)(const uint16_t* x, int n);
+
   // bias[j] = slope * mask[j] + hidden[j], both f16 (mask null: 0); hidden is 0 or -inf. False if
   // every bias is -inf.
   bool (*mask_bias)(const uint16_t* mask, const uint16_t* hidden, float slope, int n, float* bias);

@@ -39,7 +39,8 @@ TEST(Dispatch, TablesAreCompleteAndKnowTheirNames) {
     EXPECT_TRUE(table->coded_scores != nullptr && table->coded_accumulate != nullptr);
     EXPECT_TRUE(table->dense_scores != nullptr && table->dense_accumulate != nullptr);
     EXPECT_TRUE(table->half_scores != nullptr && table->half_accumulate != nullptr);
-    EXPECT_TRUE(table->softmax != nullptr);
+    EXPECT_TRUE(table->mean_logits != nullptr && table->same_values != nullptr);
+    EXPECT_TRUE(table->mask_bias != nullptr && table->softmax != nullptr);
   }
 }
 

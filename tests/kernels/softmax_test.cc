@@ -1,4 +1,4 @@
-// The online softmax against double.
+// The online softmax, and what makes its logits, against double.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -15,7 +15,8 @@ namespace turboquant {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr double kExpError = 2e-7;       // relative error of one exponential
+constexpr double kExpError = 2e-7;       // relative error of one exponential near zero
+constexpr double kExpSlope = 3e-9;       // and how it grows with the distance
 constexpr double kUnderflow = 1.18e-38;  // weights below the smallest normal float may be zero
 
 struct State {
@@ -61,22 +62,27 @@ class SoftmaxTest : public testing::TestWithParam<const KernelTable*> {
     }
     ASSERT_NEAR(state->m, top, cap_error);
     const double error = kExpError + 2 * cap_error;
+    // A weight that is not a normal float may be zero, so no distance counts beyond 88.
+    const auto error_of = [&](float logit) {
+      return error + kExpSlope * std::min(88.0, static_cast<double>(top) - logit);
+    };
     double sum = 0;
     for (size_t j = 0; j < n; ++j) {
       const double want = std::exp(static_cast<double>(x[j] - top));
-      ASSERT_NEAR(s[j], want, want * error + kUnderflow) << "n " << n << " j " << j;
+      ASSERT_NEAR(s[j], want, want * error_of(x[j]) + kUnderflow) << "n " << n << " j " << j;
       if (x[j] == -kInfinity) {
         ASSERT_EQ(s[j], 0.0f);
       }
       sum += want;
     }
     const double want_factor = std::exp(static_cast<double>(before.m - top));
-    ASSERT_NEAR(factor, want_factor, want_factor * error + kUnderflow);
+    ASSERT_NEAR(factor, want_factor, want_factor * error_of(before.m) + kUnderflow);
     if (before.m == top) {
       ASSERT_EQ(factor, 1.0f);
     }
     sum += before.l * want_factor;
-    ASSERT_NEAR(state->l, sum, sum * (error + (n + 2) * 0x1.0p-24) + kUnderflow * (n + 1));
+    const double sum_error = error_of(top - 88.0f) + (n + 2) * 0x1.0p-24;
+    ASSERT_NEAR(state->l, sum, sum * sum_error + kUnderflow * (n + 1));
   }
 };
 
@@ -156,6 +162,63 @@ TEST_P(SoftmaxTest, CapIsRelativelyAccurate) {
   }
 }
 
+TEST_P(SoftmaxTest, MeanLogits) {
+  SplitMix64 random(5);
+  for (const int d : {16, 64, 80, 128, 576}) {
+    std::vector<int8_t> steps(d);
+    std::vector<uint16_t> sizes(d / 16);
+    for (int8_t& step : steps) step = static_cast<int8_t>(random.Next() % 255 - 127);
+    steps[0] = -127;
+    steps[d - 1] = 127;
+    for (uint16_t& size : sizes) {
+      size = FloatToHalf(static_cast<float>(0.02 * std::fabs(random.Normal())));
+    }
+    sizes[0] = 1;  // the smallest half
+    for (const int rows : {1, 2, 3, 4, 5, 9, 33}) {
+      GuardedBuffer<int8_t> guarded_steps(steps.size());
+      std::copy(steps.begin(), steps.end(), guarded_steps.data());
+      GuardedBuffer<uint16_t> guarded_sizes(sizes.size());
+      std::copy(sizes.begin(), sizes.end(), guarded_sizes.data());
+      GuardedBuffer<float> q(static_cast<size_t>(rows) * d);
+      for (size_t i = 0; i < static_cast<size_t>(rows) * d; ++i) {
+        q[i] = static_cast<float>(random.Normal());
+      }
+      GuardedBuffer<float> out(rows);
+      GetParam()->mean_logits(guarded_steps.data(), guarded_sizes.data(), d, q.data(), rows,
+                              out.data());
+      ASSERT_TRUE(out.front_intact());
+      for (int r = 0; r < rows; ++r) {
+        double want = 0;
+        double magnitude = 0;
+        for (int i = 0; i < d; ++i) {
+          const double term = static_cast<double>(q[static_cast<size_t>(r) * d + i]) * steps[i] *
+                              HalfToFloat(sizes[i / 16]);
+          want += term;
+          magnitude += std::fabs(term);
+        }
+        ASSERT_NEAR(out[r], want, 2e-6 * magnitude) << "d " << d << " rows " << rows;
+      }
+    }
+  }
+}
+
+TEST_P(SoftmaxTest, SameValues) {
+  for (size_t n = 1; n <= 150; ++n) {
+    GuardedBuffer<uint16_t> x(n);
+    for (const uint16_t value : {0, 1, 0x8000, 0xffff}) {
+      std::fill_n(x.data(), n, value);
+      ASSERT_TRUE(GetParam()->same_values(x.data(), static_cast<int>(n))) << n;
+      for (size_t j = 0; j < n && n > 1; ++j) {
+        for (const uint16_t bit : {0x0001, 0x8000}) {
+          x[j] = value ^ bit;
+          ASSERT_FALSE(GetParam()->same_values(x.data(), static_cast<int>(n))) << n << " at " << j;
+        }
+        x[j] = value;
+      }
+    }
+  }
+}
+
 TEST_P(SoftmaxTest, MaskBias) {
   SplitMix64 random(9);
   for (const bool masked : {false, true}) {
@@ -177,8 +240,7 @@ TEST_P(SoftmaxTest, MaskBias) {
                                                static_cast<int>(n), bias.data());
         ASSERT_EQ(got, want_seen) << "n " << n;
         for (size_t j = 0; j < n; ++j) {
-          const float want =
-              HalfToFloat(hidden[j]) + (masked ? 0.5f * HalfToFloat(mask[j]) : 0.0f);
+          const float want = HalfToFloat(hidden[j]) + (masked ? 0.5f * HalfToFloat(mask[j]) : 0.0f);
           ASSERT_EQ(bias[j], want) << "n " << n << " j " << j;
         }
       }

@@ -12,6 +12,7 @@
 // Then the entries of the table, which name them.
 #include "kernels/cpu/coded_format_kernels.h"
 #include "kernels/cpu/cpu_tables.h"
+#include "kernels/cpu/mean_kernel.h"
 #include "kernels/cpu/softmax_kernel.h"
 #include "kernels/cpu/trellis_kernels.h"
 
@@ -38,6 +39,8 @@ constexpr KernelTable kAvx2KernelTable = {
     .dense_accumulate = DenseAccumulateKernel,
     .half_scores = HalfScoresKernel,
     .half_accumulate = HalfAccumulateKernel,
+    .mean_logits = MeanLogitsKernel,
+    .same_values = SameValuesKernel,
     .mask_bias = MaskBiasKernel,
     .softmax = SoftmaxKernel,
 };

@@ -11,41 +11,52 @@ namespace {
 // Below this exp is not a normal float; it counts as zero, so that no subnormal is ever made.
 constexpr float kExpUnderflow = -87.33654f;
 
-// exp(x) = 2^exponent * (1 + fraction), |fraction| <= sqrt(2) - 1; x in [kExpUnderflow, 88].
-struct ExpParts {
-  FloatVec exponent;
-  FloatVec fraction;
-};
-TQ_INLINE ExpParts SplitExp(FloatVec x) {
-  const FloatVec n = Round(Mul(x, Set(1.44269504f)));
-  // ln 2 in two parts, the first of few enough bits that n times it is exact.
-  FloatVec r = Fma(n, Set(-0.693359375f), x);
-  r = Fma(n, Set(2.12194440e-4f), r);
-  // r + r^2 g(r): the degree-4 minimax g of (exp(r) - 1 - r) / r^2 on |r| <= ln(2) / 2, relative
-  // error of exp 3.1e-9 before rounding.
+// The degree-4 minimax g of exp(r) = 1 + r + r^2 g(r) on |r| <= ln(2) / 2, relative error of exp
+// 3.1e-9 before rounding.
+TQ_INLINE FloatVec ExpTail(FloatVec r) {
   FloatVec g = Set(1.38144672e-3f);
   g = Fma(g, r, Set(8.36878084e-3f));
   g = Fma(g, r, Set(4.16683927e-2f));
   g = Fma(g, r, Set(1.66665196e-1f));
-  g = Fma(g, r, Set(0.49999994f));
-  return {n, Fma(Mul(r, r), g, r)};
+  return Fma(g, r, Set(0.49999994f));
 }
 
-// exp of x <= 0, also of -inf.
+// exp of x <= 0, also of -inf. The relative error is that of a few roundings and 2.8e-9 |x|, that
+// of ln 2 in one float.
 TQ_INLINE FloatVec ExpNegative(FloatVec x) {
-  const FloatVec floor = Set(kExpUnderflow);
-  const ExpParts e = SplitExp(Max(x, floor));
-  const FloatVec power = PowerOfTwo(e.exponent);
-  return WhereGreater(x, floor, Fma(power, e.fraction, power));
+  // Added to this, a small float is rounded to an integer, which then stands in the lowest bits.
+  const FloatVec rounder = Set(12582912.0f);
+  const FloatVec shifted = Fma(x, Set(1.44269504f), rounder);
+  const FloatVec r = Fma(Sub(shifted, rounder), Set(-0.69314718f), x);
+  const FloatVec one = Set(1.0f);
+  const FloatVec power = Fma(Fma(ExpTail(r), r, one), r, one);
+  return WhereGreater(x, Set(kExpUnderflow), AddToExponent(power, shifted));
 }
 
 // tanh(|x|) = (1 - exp(-2|x|)) / (1 + exp(-2|x|)), the numerator without cancellation near zero.
 TQ_INLINE FloatVec Tanh(FloatVec x) {
   const FloatVec y = Max(Mul(AndNotSign(x), Set(-2.0f)), Set(-40.0f));
-  const ExpParts e = SplitExp(y);
-  const FloatVec power = PowerOfTwo(e.exponent);
-  const FloatVec minus_one = Fma(power, e.fraction, Sub(power, Set(1.0f)));  // exp(y) - 1
+  const FloatVec n = Round(Mul(y, Set(1.44269504f)));
+  // ln 2 in two parts, the first of few enough bits that n times it is exact.
+  FloatVec r = Fma(n, Set(-0.693359375f), y);
+  r = Fma(n, Set(2.12194440e-4f), r);
+  const FloatVec power = PowerOfTwo(n);
+  const FloatVec fraction = Fma(Mul(r, r), ExpTail(r), r);
+  const FloatVec minus_one = Fma(power, fraction, Sub(power, Set(1.0f)));  // exp(y) - 1
   return CopySign(Div(minus_one, Add(minus_one, Set(2.0f))), x);
+}
+
+bool SameValuesKernel(const uint16_t* x, int n) {
+  constexpr int kValues = 2 * kLanes;  // of a vector
+  const IntVec first = SetInt(static_cast<int>(x[0] * 0x10001u));
+  IntVec differ = ZeroInt();
+  int j = 0;
+  for (; j + kValues <= n; j += kValues) {
+    differ = Or(differ, Xor(LoadInt(reinterpret_cast<const uint32_t*>(x + j)), first));
+  }
+  bool same = !AnyNonZeroInt(differ);
+  for (; j < n; ++j) same &= x[j] == x[0];
+  return same;
 }
 
 bool MaskBiasKernel(const uint16_t* mask, const uint16_t* hidden, float slope, int n, float* bias) {
@@ -69,57 +80,53 @@ bool MaskBiasKernel(const uint16_t* mask, const uint16_t* hidden, float slope, i
   return seen;
 }
 
-// `lanes` values of s, capped and biased; lanes beyond are of no use.
-TQ_INLINE FloatVec Logits(const float* s, float add, const float* bias, float softcap, int lanes) {
-  const bool whole = lanes == kLanes;
-  FloatVec x = Add(whole ? Load(s) : LoadFirst(s, lanes), Set(add));
-  if (softcap > 0.0f) x = Mul(Set(softcap), Tanh(Div(x, Set(softcap))));
-  if (bias != nullptr) x = Add(x, whole ? Load(bias) : LoadFirst(bias, lanes));
-  return x;
+// The largest of s[n] and `peak`.
+TQ_INLINE float PeakOf(const float* s, int n, float peak) {
+  const int whole = n / kLanes * kLanes;
+  FloatVec top = Set(peak);
+  for (int j = 0; j < whole; j += kLanes) top = Max(top, Load(s + j));
+  peak = MaxOfLanes(top);
+  for (int j = whole; j < n; ++j) peak = s[j] > peak ? s[j] : peak;
+  return peak;
+}
+
+// s <- softcap * tanh((s + add) / softcap) + bias.
+TQ_INLINE void AddBias(float* s, int n, float add, const float* bias, float softcap) {
+  for (int j = 0; j < n; j += kLanes) {
+    const int lanes = n - j < kLanes ? n - j : kLanes;
+    FloatVec x = Add(LoadFirst(s + j, lanes), Set(add));
+    if (softcap > 0.0f) x = Mul(Set(softcap), Tanh(Div(x, Set(softcap))));
+    if (bias != nullptr) x = Add(x, LoadFirst(bias + j, lanes));
+    StoreFirst(s + j, x, lanes);
+  }
 }
 
 float SoftmaxKernel(float* s, int n, float add, const float* bias, float softcap, float* m,
                     float* l) {
-  const float infinity = __builtin_inff();
-  const int whole = n / kLanes * kLanes;
-  const int rest = n - whole;
-  FloatVec top = Set(*m);
-  if (bias != nullptr || softcap > 0.0f || add != 0.0f) {
-    for (int j = 0; j < whole; j += kLanes) {
-      const FloatVec x = Logits(s + j, add, bias != nullptr ? bias + j : nullptr, softcap, kLanes);
-      Store(s + j, x);
-      top = Max(top, x);
-    }
-    if (rest > 0) {
-      const FloatVec x =
-          Logits(s + whole, add, bias != nullptr ? bias + whole : nullptr, softcap, rest);
-      StoreFirst(s + whole, x, rest);
-    }
-  } else {
-    for (int j = 0; j < whole; j += kLanes) top = Max(top, Load(s + j));
+  if (bias != nullptr || softcap > 0.0f) {
+    AddBias(s, n, add, bias, softcap);
+    add = 0.0f;
   }
-  float peak = MaxOfLanes(top);
-  for (int j = whole; j < n; ++j) peak = s[j] > peak ? s[j] : peak;
+  // Rounding keeps order: the largest sum is that of the largest logit.
+  const float infinity = __builtin_inff();
+  const float top = PeakOf(s, n, -infinity) + add;
+  const float peak = top > *m ? top : *m;
   if (peak == -infinity) {  // nothing visible so far: -inf - -inf must not become NaN
     memset(s, 0, static_cast<size_t>(n) * sizeof(float));
     return 1.0f;
   }
-  FloatVec sum = Zero();
+  const FloatVec adds = Set(add);
   const FloatVec shift = Set(peak);
-  // Logits further below the peak than this weigh zero; masked vectors skip the exponential.
-  const FloatVec floor = Set(kExpUnderflow);
+  const int whole = n / kLanes * kLanes;
+  const int rest = n - whole;
+  FloatVec sum = Zero();
   for (int j = 0; j < whole; j += kLanes) {
-    const FloatVec x = Sub(Load(s + j), shift);
-    if (!AnyGreater(x, floor)) {
-      Store(s + j, Zero());
-      continue;
-    }
-    const FloatVec e = ExpNegative(x);
+    const FloatVec e = ExpNegative(Sub(Add(Load(s + j), adds), shift));
     Store(s + j, e);
     sum = Add(sum, e);
   }
   if (rest > 0) {
-    const FloatVec e = ExpNegative(Sub(LoadFirst(s + whole, rest), shift));
+    const FloatVec e = ExpNegative(Sub(Add(LoadFirst(s + whole, rest), adds), shift));
     StoreFirst(s + whole, e, rest);
     sum = Add(sum, LoadFirst(s + whole, rest));
   }

@@ -68,6 +68,10 @@ TQ_INLINE FloatVec PowerOfTwo(FloatVec n) {
   const IntVec biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
+TQ_INLINE FloatVec AddToExponent(FloatVec x, FloatVec shifted) {
+  return _mm256_castsi256_ps(_mm256_add_epi32(
+      _mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
+}
 TQ_INLINE FloatVec WhereGreater(FloatVec a, FloatVec b, FloatVec v) {
   return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), v);
 }

@@ -71,6 +71,11 @@ TQ_INLINE FloatVec PowerOfTwo(FloatVec n) {
   const IntVec biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
   return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
 }
+// x * 2^n, x in [0.5, 2), n the integer that the lowest bits of `shifted` hold; -126 <= n <= 127.
+TQ_INLINE FloatVec AddToExponent(FloatVec x, FloatVec shifted) {
+  return _mm512_castsi512_ps(_mm512_add_epi32(
+      _mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+}
 // v where a > b, else 0.
 TQ_INLINE FloatVec WhereGreater(FloatVec a, FloatVec b, FloatVec v) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), v);

@@ -64,6 +64,10 @@ TQ_INLINE FloatVec PowerOfTwo(FloatVec n) {
   const int32x4_t biased = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
   return vreinterpretq_f32_s32(vshlq_n_s32(biased, 23));
 }
+TQ_INLINE FloatVec AddToExponent(FloatVec x, FloatVec shifted) {
+  return vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(x),
+                                         vshlq_n_u32(vreinterpretq_u32_f32(shifted), 23)));
+}
 TQ_INLINE FloatVec WhereGreater(FloatVec a, FloatVec b, FloatVec v) {
   return vreinterpretq_f32_u32(vandq_u32(vcgtq_f32(a, b), vreinterpretq_u32_f32(v)));
 }

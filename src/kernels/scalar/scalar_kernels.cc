@@ -181,6 +181,24 @@ void HalfAccumulate(const uint16_t* const* x, int d, const float* p, int ld, int
   }
 }
 
+void MeanLogits(const int8_t* steps, const uint16_t* step_sizes, int head_dim, const float* q,
+                int rows, float* out) {
+  float mean[kMaxHeadDim];
+  for (int i = 0; i < head_dim; ++i) {
+    mean[i] = HalfToFloat(step_sizes[i / 16]) * static_cast<float>(steps[i]);
+  }
+  for (int r = 0; r < rows; ++r) {
+    out[r] = Dot(q + static_cast<size_t>(r) * head_dim, mean, head_dim);
+  }
+}
+
+bool SameValues(const uint16_t* x, int n) {
+  for (int j = 1; j < n; ++j) {
+    if (x[j] != x[0]) return false;
+  }
+  return true;
+}
+
 bool MaskBias(const uint16_t* mask, const uint16_t* hidden, float slope, int n, float* bias) {
   bool seen = false;
   for (int j = 0; j < n; ++j) {
@@ -234,6 +252,8 @@ constexpr KernelTable kScalarKernelTable = {
     .dense_accumulate = DenseAccumulate,
     .half_scores = HalfScores,
     .half_accumulate = HalfAccumulate,
+    .mean_logits = MeanLogits,
+    .same_values = SameValues,
     .mask_bias = MaskBias,
     .softmax = Softmax,
 };
