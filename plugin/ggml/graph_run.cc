@@ -13,6 +13,7 @@
 namespace turboquant::ggml {
 namespace {
 
+constexpr int kManyRows = 64;   // written at once: soon there is memory to be given huge pages
 constexpr int kSerialRows = 8;  // fewer rows than this are written by one thread, without a barrier
 
 // Rows of a tensor that is not ours, as f32.
@@ -243,6 +244,7 @@ bool GraphRun::PlanNode(Tensor* node) {
 
 int GraphRun::Run(Backend* backend, Graph* graph, Compute compute) {
   ReportNewCaches();
+  SettlePages();
   num_tasks_ = 0;
   bool generic = false;
   int status = kStatusFailed;
@@ -257,6 +259,7 @@ int GraphRun::Run(Backend* backend, Graph* graph, Compute compute) {
       task.op = nodes[i]->op;
       std::memcpy(task.op_params, nodes[i]->op_params, sizeof(task.op_params));
       generic |= task.kind == Task::kGeneric;
+      if (task.kind == Task::kSetRows && task.node->src[0]->ne[1] >= kManyRows) SettlePagesSoon();
     }
     if (num_tasks_ == 0) return compute(backend, graph);
     for (size_t i = 0; i < num_tasks_; ++i) {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/huge_pages.h"
 #include "log.h"
 
 namespace turboquant::ggml {
@@ -33,6 +35,7 @@ struct KvBuffer {
   std::vector<std::unique_ptr<KvTensor>> tensors;
   std::vector<PlainCache> plain;
   bool reported = false;
+  HugePages pages{nullptr, 0};
   void (*free_buffer)(Buffer*) = nullptr;
   void (*memset_tensor)(Buffer*, Tensor*, uint8_t, size_t, size_t) = nullptr;
   void (*set_tensor)(Buffer*, Tensor*, const void*, size_t, size_t) = nullptr;
@@ -50,6 +53,7 @@ struct State {
   std::mutex mutex;
   std::unordered_map<Buffer*, KvBuffer> buffers;
   bool report_due = false;
+  std::atomic<int> runs_to_settle{0};
 };
 
 State& G() {
@@ -182,6 +186,7 @@ void SetTensor(Buffer* buffer, Tensor* t, const void* data, size_t offset, size_
   }
   try {
     cache->SetBytes(RootOffset(t, offset), data, size, WantsRows(t, *cache));
+    SettlePagesSoon();
   } catch (const std::exception& e) {
     LogError(cache->name() + ": rows not stored: " + e.what());
   }
@@ -248,6 +253,7 @@ void ClearBuffer(Buffer* buffer, uint8_t value) {
     if (first < last && madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED) == 0) {
       std::memset(b->base, 0, first - begin);
       std::memset(reinterpret_cast<void*>(last), 0, begin + b->size - last);
+      b->pages.Forget();
     } else {
       b->clear(buffer, 0);
     }
@@ -285,6 +291,7 @@ Buffer* AllocBuffer(BufferType* type, size_t size) {
       original = reinterpret_cast<std::remove_reference_t<decltype(original)>>(words[word]);
       words[word] = reinterpret_cast<void*>(+replacement);
     };
+    b.pages = HugePages(b.base, size);
     take(b.free_buffer, slot::kBufferFree, FreeBuffer);
     take(b.memset_tensor, slot::kBufferMemsetTensor, MemsetTensor);
     take(b.set_tensor, slot::kBufferSetTensor, SetTensor);
@@ -389,6 +396,18 @@ void ReportNewCaches() {
     line += "; this ggml is built with asserts, so the memory is reserved all the same";
   }
   LogInfo(line);
+}
+
+void SettlePagesSoon() { G().runs_to_settle.store(0, std::memory_order_relaxed); }
+
+void SettlePages() {
+  constexpr int kRuns = 64;
+  if (G().runs_to_settle.fetch_sub(1, std::memory_order_relaxed) > 0) return;
+  G().runs_to_settle.store(kRuns, std::memory_order_relaxed);
+  std::lock_guard<std::mutex> lock(G().mutex);
+  for (auto& [key, buffer] : G().buffers) {
+    if (!buffer.tensors.empty()) buffer.pages.Settle();
+  }
 }
 
 }  // namespace turboquant::ggml

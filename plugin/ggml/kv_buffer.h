@@ -19,6 +19,11 @@ BufferType* KvBufferType();
 // The compressed cache that `t` is or views; null for everything else, plain fallbacks included.
 KvTensor* KvTensorOf(const Tensor* t);
 
+// Called before every graph: now and then gives memory that rows have filled huge pages.
+void SettlePages();
+// Many rows were written: before the next graph.
+void SettlePagesSoon();
+
 // Prints the line about contexts created since the last call, if any.
 void ReportNewCaches();
 
