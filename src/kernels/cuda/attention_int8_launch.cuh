@@ -54,6 +54,21 @@ cudaError_t LaunchInt8Format(const AttentionArgs& args, dim3 grid, cudaStream_t 
   return cudaErrorInvalidValue;
 }
 
+// turbo8 keys.
+template <int kDim>
+cudaError_t LaunchInt8Bytes(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  switch (args.p.cache.v_format) {
+    case 8:
+      return LaunchInt8Format<8, 8, kDim>(args, grid, stream);
+    case 4:
+      return LaunchInt8Format<8, 4, kDim>(args, grid, stream);
+    case 3:
+      return LaunchInt8Format<8, 3, kDim>(args, grid, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
 // Formats turbo2 to turbo4, or (trellis) turbo2t to turbo4t.
 template <int kDim, bool kTrellis>
 cudaError_t LaunchInt8Dim(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
@@ -63,6 +78,9 @@ cudaError_t LaunchInt8Dim(const AttentionArgs& args, dim3 grid, cudaStream_t str
   if (k == k4 && v == k3) return LaunchInt8Format<k4, k3, kDim>(args, grid, stream);
   if (k == k3 && v == k3) return LaunchInt8Format<k3, k3, kDim>(args, grid, stream);
   if (k == k2 && v == k2) return LaunchInt8Format<k2, k2, kDim>(args, grid, stream);
+  if (k == k4 && v == k2) return LaunchInt8Format<k4, k2, kDim>(args, grid, stream);
+  if (k == k3 && v == k2) return LaunchInt8Format<k3, k2, kDim>(args, grid, stream);
+  if (k == k3 && v == k4) return LaunchInt8Format<k3, k4, kDim>(args, grid, stream);
   return cudaErrorInvalidValue;
 }
 
