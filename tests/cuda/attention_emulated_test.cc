@@ -47,7 +47,11 @@ struct Emulated {
         return;
       }
       if (tensors.layout.k.bits == 8) {
-        error = LaunchInt8Bytes<dim.value>(args, grid, nullptr);
+        error = LaunchInt8BytesDim<dim.value>(args, grid, nullptr);
+        return;
+      }
+      if (IsRarePair(shape.k_format, shape.v_format)) {
+        error = LaunchInt8RareDim<dim.value>(args, grid, nullptr);
         return;
       }
       error = tensors.layout.k.trellis ? LaunchInt8Dim<dim.value, true>(args, grid, nullptr)

@@ -54,9 +54,19 @@ cudaError_t LaunchInt8Format(const AttentionArgs& args, dim3 grid, cudaStream_t 
   return cudaErrorInvalidValue;
 }
 
+// IsRarePair.
+template <int kDim>
+cudaError_t LaunchInt8RareDim(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  const int k = args.p.cache.k_format, v = args.p.cache.v_format;
+  if (k == 4 && v == 2) return LaunchInt8Format<4, 2, kDim>(args, grid, stream);
+  if (k == 3 && v == 2) return LaunchInt8Format<3, 2, kDim>(args, grid, stream);
+  if (k == 3 && v == 4) return LaunchInt8Format<3, 4, kDim>(args, grid, stream);
+  return cudaErrorInvalidValue;
+}
+
 // turbo8 keys.
 template <int kDim>
-cudaError_t LaunchInt8Bytes(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+cudaError_t LaunchInt8BytesDim(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
   switch (args.p.cache.v_format) {
     case 8:
       return LaunchInt8Format<8, 8, kDim>(args, grid, stream);
@@ -78,9 +88,6 @@ cudaError_t LaunchInt8Dim(const AttentionArgs& args, dim3 grid, cudaStream_t str
   if (k == k4 && v == k3) return LaunchInt8Format<k4, k3, kDim>(args, grid, stream);
   if (k == k3 && v == k3) return LaunchInt8Format<k3, k3, kDim>(args, grid, stream);
   if (k == k2 && v == k2) return LaunchInt8Format<k2, k2, kDim>(args, grid, stream);
-  if (k == k4 && v == k2) return LaunchInt8Format<k4, k2, kDim>(args, grid, stream);
-  if (k == k3 && v == k2) return LaunchInt8Format<k3, k2, kDim>(args, grid, stream);
-  if (k == k3 && v == k4) return LaunchInt8Format<k3, k4, kDim>(args, grid, stream);
   return cudaErrorInvalidValue;
 }
 

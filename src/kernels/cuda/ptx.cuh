@@ -243,7 +243,8 @@ class PageRing {
 #endif
 };
 
-// Holds back until the kernel before this one in the stream is done, if this one was launched early.
+// Holds back until the kernel before this one in the stream is done, if this one was launched
+// early.
 __device__ __forceinline__ void WaitForKernelBefore() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
