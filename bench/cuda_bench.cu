@@ -209,9 +209,22 @@ std::vector<Shape> Shapes(bool quick) {
     shapes.push_back(
         {"trellis d" + std::to_string(d) + " B8 32K", 20, 19, d, 8, 4, 1, even(8, 32768)});
   }
-  shapes.push_back({"turbo8 B8 32K", 8, 8, 128, 8, 4, 1, even(8, 32768)});
-  shapes.push_back({"turbo3 keys turbo4 values B8 32K", 3, 4, 128, 8, 4, 1, even(8, 32768)});
-  shapes.push_back({"turbo8 keys turbo4 values B8 32K", 8, 4, 128, 8, 4, 1, even(8, 32768)});
+  for (const int batch : {1, 8}) {
+    for (const int v : {8, 4, 3}) {
+      shapes.push_back(
+          {"turbo8 keys " + name(batch, 32768), 8, v, 128, 8, 4, 1, even(batch, 32768)});
+    }
+  }
+  shapes.push_back({"turbo8 keys pair path B8 32K", 8, 8, 128, 8, 4, 1, even(8, 32768), 0, 0,
+                    TQ_CUDA_PATH_PAIR});
+  shapes.push_back({"turbo8 keys GQA8 B8 32K", 8, 8, 128, 8, 8, 1, even(8, 32768)});
+  for (const int d : {64, 80, 256}) {
+    shapes.push_back(
+        {"turbo8 keys d" + std::to_string(d) + " B8 32K", 8, 8, d, 8, 4, 1, even(8, 32768)});
+  }
+  for (const auto& [k, v] : {std::pair(3, 4), std::pair(4, 2), std::pair(3, 2)}) {
+    shapes.push_back({"mixed B8 32K", k, v, 128, 8, 4, 1, even(8, 32768)});
+  }
   return shapes;
 }
 

@@ -46,6 +46,14 @@ struct Emulated {
         error = LaunchPairDim<dim.value>(args, grid, nullptr);
         return;
       }
+      if (tensors.layout.k.bits == 8) {
+        error = LaunchInt8BytesDim<dim.value>(args, grid, nullptr);
+        return;
+      }
+      if (IsRarePair(shape.k_format, shape.v_format)) {
+        error = LaunchInt8RareDim<dim.value>(args, grid, nullptr);
+        return;
+      }
       error = tensors.layout.k.trellis ? LaunchInt8Dim<dim.value, true>(args, grid, nullptr)
                                        : LaunchInt8Dim<dim.value, false>(args, grid, nullptr);
     });
@@ -105,7 +113,8 @@ std::vector<CudaCase> SmallCases() {
     change(c);
     cases.push_back(c);
   };
-  for (const auto& [k, v] : std::vector<std::pair<int, int>>{{4, 4}, {3, 3}, {2, 2}, {4, 3}}) {
+  for (const auto& [k, v] :
+       std::vector<std::pair<int, int>>{{4, 4}, {3, 3}, {2, 2}, {4, 3}, {4, 2}, {3, 2}, {3, 4}}) {
     add("k" + std::to_string(k) + "_v" + std::to_string(v), [k = k, v = v](CudaCase& c) {
       c.k_format = k, c.v_format = v, c.coded_len = {1500, 1470};
     });
@@ -137,6 +146,22 @@ std::vector<CudaCase> SmallCases() {
       c.head_dim = d, c.dtype = TQ_CUDA_F32, c.coded_len = {130}, c.tail = {20}, c.kv_heads = 1;
     });
   }
+  for (const int d : {64, 128, 256}) {
+    for (const int v : {8, 4, 3}) {
+      add("d" + std::to_string(d) + "_k8_v" + std::to_string(v), [d, v](CudaCase& c) {
+        c.head_dim = d, c.k_format = 8, c.v_format = v, c.coded_len = {700, 77}, c.kv_heads = 1;
+      });
+    }
+    add("d" + std::to_string(d) + "_k8_all_features", [d](CudaCase& c) {
+      c.head_dim = d, c.coded_len = {200, 64, 0}, c.tail = {40, 17, 3}, c.sinks = 4;
+      c.softcap = 20.0f, c.sink_logits = true, c.means = true, c.common = 0.5f, c.q_len = 3;
+      c.group = 2, c.k_format = c.v_format = 8, c.kv_heads = 1;
+    });
+  }
+  add("rows8_k8", [](CudaCase& c) { c.group = 7, c.kv_heads = 1, c.k_format = c.v_format = 8; });
+  add("window_k8", [](CudaCase& c) {
+    c.window = 100, c.coded_len = {1000, 77}, c.q_len = 2, c.k_format = 8, c.v_format = 4;
+  });
   add("d64", [](CudaCase& c) { c.head_dim = 64, c.coded_len = {1000}; });
   add("equal_lengths", [](CudaCase& c) { c.coded_len = {1984, 1984}; });
   add("equal_lengths_and_tail", [](CudaCase& c) { c.coded_len = {960, 960}, c.tail = {33, 33}; });

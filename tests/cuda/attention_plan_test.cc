@@ -211,7 +211,7 @@ TEST(AttentionPlan, DeclinesWithASentence) {
   EXPECT_NE(why([](auto& r) { r.q_len = 17; }), "");
   EXPECT_NE(why([](auto& r) { r.window = -1; }), "");
   EXPECT_NE(why([](auto& r) { r.num_sms = 0; }), "");
-  EXPECT_NE(why([](auto& r) { r.k_format = TQ_CUDA_TURBO8, r.path = TQ_CUDA_PATH_INT8; }), "");
+  EXPECT_NE(why([](auto& r) { r.v_format = TQ_CUDA_TURBO8, r.path = TQ_CUDA_PATH_INT8; }), "");
   const std::vector<int> negative = {-1};
   EXPECT_NE(why([&](auto& r) { r.coded_len = negative.data(); }), "");
 }

@@ -239,7 +239,7 @@ std::vector<CudaCase> ConformanceCases() {
     change(c);
     cases.push_back(c);
   };
-  const std::vector<std::pair<int, int>> fast = {{4, 4}, {3, 3}, {2, 2}, {4, 3}};
+  const std::vector<std::pair<int, int>> fast = {{4, 4}, {3, 3}, {2, 2}, {4, 3}, {8, 8}, {8, 4}};
   for (const auto& [k, v] : fast) {
     for (const int d : {64, 128, 256}) {
       const std::string name =
@@ -259,7 +259,7 @@ std::vector<CudaCase> ConformanceCases() {
     }
   }
   for (const auto& [k, v] : std::vector<std::pair<int, int>>{
-           {2, 4}, {3, 4}, {8, 8}, {4, 8}, {18, 18}, {19, 19}, {20, 20}, {20, 3}}) {
+           {2, 4}, {3, 4}, {4, 2}, {3, 2}, {8, 3}, {4, 8}, {18, 18}, {19, 19}, {20, 20}, {20, 3}}) {
     add("formats " + std::to_string(k) + "/" + std::to_string(v),
         [&, k = k, v = v](CudaCase& c) { c.k_format = k, c.v_format = v, c.coded_len = {333}; });
   }

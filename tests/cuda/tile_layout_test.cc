@@ -172,5 +172,20 @@ TEST(ByteTables, GiveTheStepsOfCanonicalRows) {
   }
 }
 
+// The centroids of turbo8 as two bytes each: off by half a unit at most, and symmetric.
+TEST(ByteTables, BytesOfTurbo8) {
+  const float unit = MakeRowTables({8, false}).unit;
+  for (int code = 0; code < 256; ++code) {
+    const WideStep step = WideStepOf(Centroids(8)[code], 1.0f / unit);
+    EXPECT_LE(std::abs(step.high), 127) << code;
+    EXPECT_GE(step.low, -64) << code;
+    EXPECT_LE(step.low, 63) << code;
+    const int whole = 128 * step.high + step.low;
+    EXPECT_NEAR(whole * unit, Centroids(8)[code], 0.501f * unit) << code;
+    const WideStep mirrored = WideStepOf(Centroids(8)[255 - code], 1.0f / unit);
+    EXPECT_EQ(128 * mirrored.high + mirrored.low, -whole) << code;
+  }
+}
+
 }  // namespace
 }  // namespace turboquant::cuda

@@ -15,6 +15,7 @@
 #define TURBOQUANT_KERNELS_CUDA_ATTENTION_INT8_CUH_
 
 #include "kernels/cuda/attention_common.cuh"
+#include "kernels/cuda/centroid_table.cuh"
 #include "kernels/cuda/coded_row.cuh"
 #include "kernels/cuda/int8_config.h"
 
@@ -29,8 +30,10 @@ struct Int8Shape {
   static constexpr int kPaddedDim = PaddedDim(kDim);
   static constexpr int kTiles = kTiles_;
   static constexpr bool kExtras = kExtras_;  // key means and softcap
-  // Records hold canonical rows; else fragments.
-  static constexpr bool kRowOrder = OrderOf(TileFormatOf(kKeyFormat), kDim) == TileOrder::kRows;
+  // Records hold canonical rows; else fragments. Of turbo8: of bytes.
+  static constexpr bool kKeyRows = OrderOf(TileFormatOf(kKeyFormat), kDim) == TileOrder::kRows;
+  static constexpr bool kValueRows = OrderOf(TileFormatOf(kValueFormat), kDim) == TileOrder::kRows;
+  static constexpr bool kByteKeys = kKeyBits == 8, kByteValues = kValueBits == 8;
   using KeyRow = CodedRow<kKeyFormat, kDim>;
   using ValueRow = CodedRow<kValueFormat, kDim>;
   static constexpr int kWarps = kConfig.warps, kStages = kConfig.Pages();
@@ -45,18 +48,28 @@ struct Int8Shape {
   static constexpr int kValueScales = kKeyScales + 2 * kTileTokens;
   static constexpr int kQuads = kTiles * kDim;  // float4 of one partial: [tile][dim]{4 rows}
   static constexpr int kPartialFloats = kRows * (kDim + 2);
-  static constexpr Int8Memory kMemory = Int8MemoryOf(kConfig, kStageBytes, kDim, kTiles);
+  static constexpr Int8Memory kMemory =
+      Int8MemoryOf(kConfig, kStageBytes, TableBytes(kKeyFormat), kDim, kTiles);
   static constexpr int kGroups = kMemory.groups;
   static constexpr int kExactStates = kWarps;
   static constexpr int kSharedBytes = kMemory.dynamic_bytes;
 
   // Where a dim of a query stands in its column: what the lanes of one k step want lies together.
   static __device__ __forceinline__ int QueryPlace(int dim) {
-    return kRowOrder ? KeyRow::Place(dim) : dim;
+    if constexpr (kByteKeys) {
+      // Lane t takes 16 bytes of each 64.
+      return dim % 64 / 16 * (kPaddedDim / 4) + dim / 64 * 16 + dim % 16;
+    } else {
+      return kKeyRows ? KeyRow::Place(dim) : dim;
+    }
   }
   // The dim of o[n][i] in lanes (g, .).
   static __device__ __forceinline__ int OutputDim(int g, int i) {
-    return kRowOrder ? ValueRow::OutputDim(g, i) : 8 * i + g;
+    if constexpr (kByteValues) {
+      return i / 4 * 32 + 4 * g + i % 4;
+    } else {
+      return kValueRows ? ValueRow::OutputDim(g, i) : 8 * i + g;
+    }
   }
 };
 
@@ -201,11 +214,14 @@ struct Int8Warp {
   static constexpr int kWords = S::kPaddedDim / 32;  // selector words of one key's lane
   // 16-token tiles of keys and 16-dim tiles of values at a time: as many independent products as
   // the registers allow.
-  static constexpr int kChains = S::kDim >= 256 || (S::kDim >= 128 && S::kTiles == 4) ? 2 : 4;
+  static constexpr int kChains =
+      S::kByteKeys || S::kDim >= 256 || (S::kDim >= 128 && S::kTiles == 4) ? 2 : 4;
   static constexpr int kValueChains = S::kTiles == 4 ? 2 : 4;
   static constexpr int kQueryWords = S::kPaddedDim / 16;
+  static constexpr int kParts = S::kByteKeys ? 2 : 1;  // bytes of a key's centroid
 
   ByteTables k_tables, v_tables;
+  CentroidTable centroids;  // of turbo8
   uint32_t q[kTiles][kQueryWords];
   float q_scale[kTiles];
   float o[kTiles][S::kDim / 8];  // dim 8 i + g, row t
@@ -241,9 +257,11 @@ struct Int8Warp {
     float key_scale[8];
 #pragma unroll
     for (int first = 0; first < 4; first += kChains) {
-      int acc[kTiles][kChains][4] = {};
-      if constexpr (S::kRowOrder) {
-        RowProducts(a, page, first, lane, &acc);
+      int acc[kParts][kTiles][kChains][4] = {};
+      if constexpr (S::kByteKeys) {
+        ByteProducts(page, first, lane, &acc);
+      } else if constexpr (S::kKeyRows) {
+        RowProducts(a, page, first, lane, &acc[0]);
       } else {
         constexpr int kQuads = kChains * 2 * kWords / 4;
         uint32_t words[4 * kQuads];
@@ -258,7 +276,7 @@ struct Int8Warp {
             x[0][c] = words[2 * c * kWords + j];
             y[0][c] = words[(2 * c + 1) * kWords + j];
           }
-          MmaLookUp<S::kKeyBits, kTiles, false, kChains>(acc, x, y, k_tables, a.high_half, b);
+          MmaLookUp<S::kKeyBits, kTiles, false, kChains>(acc[0], x, y, k_tables, a.high_half, b);
         }
       }
       if (first == 0) UnpackScales(LoadShared16(page + S::kKeyScales + g * 16), key_scale);
@@ -266,11 +284,52 @@ struct Int8Warp {
       for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
         for (int c = 0; c < kChains; ++c) {
-          const int i = 2 * (first + c);
-          s[n][i] =
-              static_cast<float>(acc[n][c][0] * 128 + acc[n][c][1]) * (key_scale[i] * q_scale[n]);
-          s[n][i + 1] = static_cast<float>(acc[n][c][2] * 128 + acc[n][c][3]) *
-                        (key_scale[i + 1] * q_scale[n]);
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const int i = 2 * (first + c) + half;
+            float sum = Whole<128>(acc[0][n][c], half);
+            if constexpr (kParts == 2) sum = fmaf(sum, 128.0f, Whole<128>(acc[1][n][c], half));
+            s[n][i] = sum * (key_scale[i] * q_scale[n]);
+          }
+        }
+      }
+    }
+  }
+
+  // Rows g (half 0) or g + 8 of a product: the columns of high and low bytes together.
+  template <int kFactor>
+  static __device__ __forceinline__ float Whole(const int (&acc)[4], int half) {
+    return static_cast<float>(acc[2 * half] * kFactor + acc[2 * half + 1]);
+  }
+
+  // Products of the query with turbo8 keys of kChains tiles of 16 tokens: with the high bytes of
+  // their centroids, then with the low ones.
+  __device__ __forceinline__ void ByteProducts(uint32_t page, int first, int lane,
+                                               int (*acc)[kParts][kTiles][kChains][4]) const {
+    const int g = lane >> 2, t = lane & 3;
+    const uint32_t rows = page + (16 * first + g) * S::kDim + 16 * t;
+#pragma unroll
+    for (int j = 0; j < kWords; j += 2) {
+#pragma unroll
+      for (int c = 0; c < kChains; ++c) {
+        // 16 codes of a token: two k steps.
+        const uint4 codes[2] = {LoadShared16(rows + 16 * c * S::kDim + 32 * j),
+                                LoadShared16(rows + (16 * c + 8) * S::kDim + 32 * j)};
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          uint32_t high[4], low[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const uint32_t word = Component(codes[i % 2], 2 * k + i / 2);
+            centroids.LookUp(word, 0, word, 1, word, 2, word, 3, &high[i], &low[i]);
+          }
+          uint32_t b[kTiles][2];
+          QueryStep(j + k, &b);
+#pragma unroll
+          for (int n = 0; n < kTiles; ++n) {
+            MmaSigned((*acc)[0][n][c], high, b[n][0], b[n][1]);
+            MmaSigned((*acc)[kParts - 1][n][c], low, b[n][0], b[n][1]);
+          }
         }
       }
     }
@@ -449,7 +508,9 @@ struct Int8Warp {
   __device__ __forceinline__ void Accumulate(const AttentionArgs& a, uint32_t page, int lane,
                                              const uint32_t (&b)[kTiles][2][2],
                                              const float (&inverse)[kTiles]) {
-    if constexpr (S::kRowOrder) {
+    if constexpr (S::kByteValues) {
+      AccumulateBytes(page + S::kValueCodes, lane, b, inverse);
+    } else if constexpr (S::kValueRows) {
       AccumulateRows(a, page + S::kValueCodes, lane, b, inverse);
     } else {
       AccumulateFragments(a, page + S::kValueCodes, lane, b, inverse);
@@ -559,8 +620,89 @@ struct Int8Warp {
 #pragma unroll
       for (int c = 0; c < kCount; ++c) {
         float* to = &o[n][at + 2 * c];
-        to[0] = fmaf(static_cast<float>(acc[n][c][0] * 256 + acc[n][c][1]), inverse[n], to[0]);
-        to[1] = fmaf(static_cast<float>(acc[n][c][2] * 256 + acc[n][c][3]), inverse[n], to[1]);
+        to[0] = fmaf(Whole<256>(acc[n][c], 0), inverse[n], to[0]);
+        to[1] = fmaf(Whole<256>(acc[n][c], 1), inverse[n], to[1]);
+      }
+    }
+  }
+
+  // turbo8 values: lanes g take words of 4 dims, g + 8 j; o[n][4 j + i] is byte i of word j. Rows
+  // are a multiple of 64 bytes, so that all lanes g would read from one bank, each of another
+  // token: they take the words in turn, each from another one on, and put them in order.
+  __device__ __forceinline__ void AccumulateBytes(uint32_t area, int lane,
+                                                  const uint32_t (&b)[kTiles][2][2],
+                                                  const float (&inverse)[kTiles]) {
+    constexpr int kTurns = S::kDim % 128 == 0 ? 4 : 2;
+    const int g = lane >> 2, t = lane & 3;
+    const int turn = kTurns == 4 ? t : t >> 1;
+    uint32_t from[kTurns];
+#pragma unroll
+    for (int k = 0; k < kTurns; ++k) {
+      from[k] = area + t * S::kDim + 4 * g + 32 * ((k + turn) % kTurns);
+    }
+#pragma unroll
+    for (int j = 0; j < S::kDim / 32; j += kTurns) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t words[8][kTurns];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          const int token = 32 * half + 4 * (i / 4) + 8 * (i % 4);  // and t
+#pragma unroll
+          for (int k = 0; k < kTurns; ++k) {
+            words[i][k] = LoadShared4(from[k] + token * S::kDim + 32 * j);
+          }
+          TurnWords(turn, words[i]);
+        }
+        uint32_t with[kTiles][2];
+        WeightStep(b, half, &with);
+#pragma unroll
+        for (int k = 0; k < kTurns; ++k) {
+#pragma unroll
+          for (int pair = 0; pair < 4; pair += 2) {
+            AccumulatePair(words, k, pair, with, inverse, 4 * (j + k) + pair);
+          }
+        }
+      }
+    }
+  }
+
+  // Puts word (k + turn) % kTurns, read as the k-th, at its place.
+  template <int kTurns>
+  static __device__ __forceinline__ void TurnWords(int turn, uint32_t (&w)[kTurns]) {
+#pragma unroll
+    for (int step = 1; step < kTurns; step *= 2) {
+      uint32_t turned[kTurns];
+#pragma unroll
+      for (int k = 0; k < kTurns; ++k) {
+        turned[k] = (turn & step) != 0 ? w[(k + kTurns - step) % kTurns] : w[k];
+      }
+#pragma unroll
+      for (int k = 0; k < kTurns; ++k) w[k] = turned[k];
+    }
+  }
+
+  // Bytes `byte` and byte + 1 of the k-th word of 8 tokens, to o[n][at] and the next.
+  template <int kTurns>
+  __device__ __forceinline__ void AccumulatePair(const uint32_t (&words)[8][kTurns], int k,
+                                                 int byte, const uint32_t (&with)[kTiles][2],
+                                                 const float (&inverse)[kTiles], int at) {
+    uint32_t high[4], low[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int first = i / 2 * 4, from = byte + i % 2;
+      centroids.LookUp(words[first][k], from, words[first + 1][k], from, words[first + 2][k], from,
+                       words[first + 3][k], from, &high[i], &low[i]);
+    }
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      int of_high[4] = {}, of_low[4] = {};
+      MmaUnsigned(of_high, high, with[n][0], with[n][1]);
+      MmaUnsigned(of_low, low, with[n][0], with[n][1]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float sum = fmaf(Whole<256>(of_high, half), 128.0f, Whole<256>(of_low, half));
+        o[n][at + half] = fmaf(sum, inverse[n], o[n][at + half]);
       }
     }
   }

@@ -816,8 +816,14 @@ __global__ void __launch_bounds__(S::kThreads, S::kConfig.ctas_per_sm)
     StoreShared(SharedAddress(&sh.touched[warp]), touched);
   }
   const int total = TotalLength(a, item.sequence, coded_len);
+  if constexpr (S::kByteKeys) {
+    CentroidTable::Fill(memory + S::kMemory.table, a.k_tables.unit, threadIdx.x, S::kThreads);
+  }
   __syncthreads();
   Int8Warp<S> state;
+  if constexpr (S::kByteKeys) {
+    state.centroids.Bind(SharedAddress(memory + S::kMemory.table), a.high_half, lane);
+  }
   state.LoadTables(sh);
   state.LoadQuery(sh, lane >> 2, lane & 3);
   WalkPages(a, &sh, source, means, &state, item, row_tile, coded_len, total, end, queue, lane);

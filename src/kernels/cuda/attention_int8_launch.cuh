@@ -54,6 +54,31 @@ cudaError_t LaunchInt8Format(const AttentionArgs& args, dim3 grid, cudaStream_t 
   return cudaErrorInvalidValue;
 }
 
+// IsRarePair.
+template <int kDim>
+cudaError_t LaunchInt8RareDim(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  const int k = args.p.cache.k_format, v = args.p.cache.v_format;
+  if (k == 4 && v == 2) return LaunchInt8Format<4, 2, kDim>(args, grid, stream);
+  if (k == 3 && v == 2) return LaunchInt8Format<3, 2, kDim>(args, grid, stream);
+  if (k == 3 && v == 4) return LaunchInt8Format<3, 4, kDim>(args, grid, stream);
+  return cudaErrorInvalidValue;
+}
+
+// turbo8 keys.
+template <int kDim>
+cudaError_t LaunchInt8BytesDim(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  switch (args.p.cache.v_format) {
+    case 8:
+      return LaunchInt8Format<8, 8, kDim>(args, grid, stream);
+    case 4:
+      return LaunchInt8Format<8, 4, kDim>(args, grid, stream);
+    case 3:
+      return LaunchInt8Format<8, 3, kDim>(args, grid, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
 // Formats turbo2 to turbo4, or (trellis) turbo2t to turbo4t.
 template <int kDim, bool kTrellis>
 cudaError_t LaunchInt8Dim(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {

@@ -13,6 +13,8 @@ cudaError_t LaunchInt8Dim64(const AttentionArgs& args, dim3 grid, cudaStream_t s
 cudaError_t LaunchInt8Dim128(const AttentionArgs& args, dim3 grid, cudaStream_t stream);
 cudaError_t LaunchInt8Dim256(const AttentionArgs& args, dim3 grid, cudaStream_t stream);
 cudaError_t LaunchInt8Trellis(const AttentionArgs& args, dim3 grid, cudaStream_t stream);
+cudaError_t LaunchInt8Rare(const AttentionArgs& args, dim3 grid, cudaStream_t stream);
+cudaError_t LaunchInt8Turbo8(const AttentionArgs& args, dim3 grid, cudaStream_t stream);
 cudaError_t LaunchInt8Odd(const AttentionArgs& args, dim3 grid, cudaStream_t stream);
 cudaError_t LaunchPair(const AttentionArgs& args, dim3 grid, cudaStream_t stream);
 

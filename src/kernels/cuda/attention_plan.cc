@@ -55,7 +55,7 @@ Int8Config ConfigOf(const tq_cuda_plan_request& r, int tiles, int index) {
 // Shared memory of a CTA; whether there are key means is not known here.
 int SharedBytes(const tq_cuda_plan_request& r, int tiles, const Int8Config& c) {
   const int stage = StageBytes(r.k_format, r.v_format, r.head_dim, true);
-  const Int8Memory m = Int8MemoryOf(c, stage, r.head_dim, tiles);
+  const Int8Memory m = Int8MemoryOf(c, stage, TableBytes(r.k_format), r.head_dim, tiles);
   return m.dynamic_bytes + m.static_bytes;
 }
 
@@ -229,8 +229,9 @@ std::string WhyUnsupported(const tq_cuda_plan_request& r) {
     return "The device is not described; fill the request from tq_cuda_query_device.";
   }
   if (r.path == TQ_CUDA_PATH_INT8 && TilesOf(r, r.group * r.q_len) == 0) {
-    return "The int8 kernel serves equal formats of keys and values up to 4 bits, and turbo4 keys "
-           "with turbo3 values (turbo4t with turbo3t); choose the path automatically.";
+    return "The int8 kernel has no instance of these formats, or none at this head_dim "
+           "(docs/CUDA.md "
+           "has the table); choose the path automatically.";
   }
   return "";
 }

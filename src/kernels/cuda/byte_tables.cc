@@ -36,6 +36,7 @@ ByteTables MakeByteTables(int bits) {
 }
 
 ByteTables MakeRowTables(TileFormat format) {
+  if (format.bits == 8) return {Centroids(8)[255] / kLargestWideStep, {}, {}, {}, {}};
   const int entries = 1 << (format.bits + (format.trellis ? 1 : 0));
   const TrellisView trellis =
       format.trellis ? Trellis(format.bits, TrellisMemory(format.bits)) : TrellisView{};

@@ -24,8 +24,24 @@ struct ByteTables {
 // Of turbo2, turbo3, turbo4 in fragments, whose 4-bit nibbles are sign and magnitude.
 ByteTables MakeByteTables(int bits);
 
-// Of codes in canonical rows (ascending), and of trellis formats.
+// Of codes in canonical rows (ascending), and of trellis formats. Of turbo8 the unit alone: its
+// centroids are no bytes but two each (WideStepOf).
 ByteTables MakeRowTables(TileFormat format);
+
+// A centroid of turbo8 is 128 high + low units, rounded (docs/adr/0007).
+struct WideStep {
+  int high, low;  // bytes
+};
+
+inline constexpr int kLargestWideStep = 127 * 128;
+
+// per_unit: units in 1.
+TQ_HD inline WideStep WideStepOf(float centroid, float per_unit) {
+  const float x = centroid * per_unit;
+  const int v = static_cast<int>(x < 0.0f ? x - 0.5f : x + 0.5f);
+  const int high = (v + 64 + (128 << 7)) / 128 - 128;
+  return {high, v - 128 * high};
+}
 
 // What the tables of up to 16 entries give for a nibble (tests).
 int LookUp(const ByteTables& tables, int bits, int nibble);

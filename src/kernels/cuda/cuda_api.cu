@@ -9,6 +9,7 @@
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_api.h"
 #include "kernels/cuda/encode.h"
+#include "kernels/cuda/int8_config.h"
 #include "kernels/cuda/scores.h"
 #include "math/rotation.h"
 
@@ -63,6 +64,10 @@ bool ValidAttention(const tq_cuda_attention& p) {
 
 cudaError_t LaunchInt8(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
   const int d = args.p.cache.head_dim;
+  if (args.layout.k.bits == 8) return LaunchInt8Turbo8(args, grid, stream);
+  if (IsRarePair(args.p.cache.k_format, args.p.cache.v_format)) {
+    return LaunchInt8Rare(args, grid, stream);
+  }
   if (d != 64 && d != 128 && d != 256) return LaunchInt8Odd(args, grid, stream);
   if (args.layout.k.trellis) return LaunchInt8Trellis(args, grid, stream);
   switch (d) {

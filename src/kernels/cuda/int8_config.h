@@ -36,11 +36,18 @@ constexpr int CommonConfig(int index) {
 // Configurations of long items have no instance with key means and softcap, the others serve both.
 constexpr bool IsPlain(int index) { return index != CommonConfig(index); }
 
+// Pairs of scalar formats that are served by one configuration, at the head dims of fragments.
+constexpr bool IsRarePair(int k_format, int v_format) {
+  return (k_format == 4 && v_format == 2) || (k_format == 3 && v_format == 2) ||
+         (k_format == 3 && v_format == 4);
+}
+
 // Pairs of formats that the int8 kernel is built for.
 constexpr bool Int8Pair(int k_format, int v_format) {
   const TileFormat k = TileFormatOf(k_format), v = TileFormatOf(v_format);
-  return k.bits >= 2 && k.bits <= 4 && k.trellis == v.trellis &&
-         (k.bits == v.bits || (k.bits == 4 && v.bits == 3));
+  if (k.bits == 8) return v_format == 8 || v_format == 4 || v_format == 3;
+  if (k.bits < 2 || k.bits > 4 || v.bits > 4 || k.trellis != v.trellis) return false;
+  return k.bits == v.bits || (k.bits == 4 && v.bits == 3) || IsRarePair(k_format, v_format);
 }
 
 constexpr int RecordBytes(int k_format, int v_format, int head_dim) {
@@ -53,10 +60,32 @@ constexpr int StageBytes(int k_format, int v_format, int head_dim, bool extras) 
   return RecordBytes(k_format, v_format, head_dim) + (extras ? 2 * head_dim : 0);
 }
 
+// Bytes of the table of turbo8's centroids (centroid_table.cuh): a copy for each bank.
+constexpr int TableBytes(int k_format) { return k_format == 8 ? 256 * 32 * 4 : 0; }
+
+// turbo8 keys: as many warps as pages fit beside the table, in two CTAs if these have four each.
+constexpr Int8Config ByteConfigOf(int k_format, int v_format, int head_dim, int tiles, int index) {
+  const bool built = head_dim == 64 || head_dim == 128 || head_dim == 256;
+  if (!built || tiles > (head_dim == 128 ? 2 : 1)) return {0, 0, 0};
+  const int rest = TableBytes(k_format) + 10 * 1024;  // and static memory
+  const int stage = StageBytes(k_format, v_format, head_dim, true);
+  const int of_half = (113 * 1024 - rest) / stage, of_all = (226 * 1024 - rest) / stage;
+  if (index == kWideConfig && head_dim == 128 && tiles == 1)
+    return {of_all < 12 ? of_all : 12, 0, 1};
+  if (index != kSlimConfig) return {0, 0, 0};
+  if (of_half < 4) return {of_all < 8 ? of_all : 8, 0, 1};
+  return {tiles == 2 ? 4 : of_half < 6 ? of_half : 6, 0, 2};
+}
+
 // tiles: column blocks (1, 2 or 4).
 constexpr Int8Config Int8ConfigOf(int k_format, int v_format, int head_dim, int tiles, int index) {
   if (!Int8Pair(k_format, v_format)) return {0, 0, 0};
+  if (k_format == 8) return ByteConfigOf(k_format, v_format, head_dim, tiles, index);
   const bool slim = index == kSlimConfig;
+  if (IsRarePair(k_format, v_format)) {
+    const bool rows = OrderOf(TileFormatOf(k_format), head_dim) == TileOrder::kRows;
+    if (rows || !slim || tiles > (head_dim == 128 ? 2 : 1)) return {0, 0, 0};
+  }
   const bool trellis = TileFormatOf(k_format).trellis;
   if (OrderOf(TileFormatOf(k_format), head_dim) == TileOrder::kRows) {
     // Unpacking costs registers and time: one configuration, warps enough to hide each other.
@@ -104,12 +133,13 @@ constexpr int Int8Tiles(int k_format, int v_format, int head_dim, int rows) {
 constexpr int PaddedDim(int head_dim) { return (head_dim + 31) / 32 * 32; }
 
 // Dynamic shared memory of a CTA. After the walk over pages the ring holds: one partial a warp, the
-// sum, rows by group; or the states of exact rows.
+// sum, rows by group; or the states of exact rows. The table of centroids stands behind it.
 struct Int8Memory {
-  int merge_floats, exact_floats, groups, dynamic_bytes, static_bytes;
+  int merge_floats, exact_floats, groups, table, dynamic_bytes, static_bytes;
 };
 
-constexpr Int8Memory Int8MemoryOf(const Int8Config& c, int stage_bytes, int head_dim, int tiles) {
+constexpr Int8Memory Int8MemoryOf(const Int8Config& c, int stage_bytes, int table_bytes,
+                                  int head_dim, int tiles) {
   const int rows = kRowsPerTile * tiles, quads = tiles * head_dim, threads = 32 * c.warps;
   Int8Memory m{};
   m.groups = threads > quads ? threads / quads : 1;
@@ -117,7 +147,8 @@ constexpr Int8Memory Int8MemoryOf(const Int8Config& c, int stage_bytes, int head
   m.exact_floats = c.warps * (4 * head_dim + 12) + rows * head_dim;
   const int floats = m.merge_floats > m.exact_floats ? m.merge_floats : m.exact_floats;
   const int ring = c.warps * c.Pages() * stage_bytes;
-  m.dynamic_bytes = ring > 4 * floats ? ring : 4 * floats;
+  m.table = ring > 4 * floats ? ring : 4 * floats;
+  m.dynamic_bytes = m.table + table_bytes;
   // Queries, weights of partials, and less than 1 KiB of the rest.
   m.static_bytes = rows * (2 * PaddedDim(head_dim) + 4 * head_dim + 4 * kMaxPartials) + 1024;
   return m;

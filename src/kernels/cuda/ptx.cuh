@@ -28,6 +28,14 @@ __device__ __forceinline__ uint32_t HighHalf(uint32_t x, uint32_t one_shifted) {
   return d;
 }
 
+// add + the sum of products of unsigned bytes, on the multiplier pipe as well. With one factor that
+// is a power of two: a byte of x at its place in an address.
+__device__ __forceinline__ uint32_t ByteProduct(uint32_t x, uint32_t factors, uint32_t add) {
+  uint32_t d;
+  asm("dp4a.u32.u32 %0,%1,%2,%3;" : "=r"(d) : "r"(x), "r"(factors), "r"(add));
+  return d;
+}
+
 // c += a b, m16n8k32, a and b of signed bytes.
 __device__ __forceinline__ void MmaSigned(int (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                           uint32_t b1) {
@@ -235,7 +243,8 @@ class PageRing {
 #endif
 };
 
-// Holds back until the kernel before this one in the stream is done, if this one was launched early.
+// Holds back until the kernel before this one in the stream is done, if this one was launched
+// early.
 __device__ __forceinline__ void WaitForKernelBefore() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -108,6 +108,11 @@ inline uint32_t Prmt(uint32_t a, uint32_t b, uint32_t selector) {
 
 inline uint32_t HighHalf(uint32_t x, uint32_t) { return x >> 16; }
 
+inline uint32_t ByteProduct(uint32_t x, uint32_t factors, uint32_t add) {
+  for (int i = 0; i < 32; i += 8) add += (x >> i & 255u) * (factors >> i & 255u);
+  return add;
+}
+
 inline uint4 LoadShared16(uint32_t address) {
   uint4 v;
   std::memcpy(&v, emulation::DynamicBytes() + address, 16);

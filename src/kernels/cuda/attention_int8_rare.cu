@@ -1,0 +1,19 @@
+// The int8 kernel for pairs of formats that are rare.
+#include "kernels/cuda/attention_int8_launch.cuh"
+
+namespace turboquant::cuda {
+
+cudaError_t LaunchInt8Rare(const AttentionArgs& args, dim3 grid, cudaStream_t stream) {
+  switch (args.p.cache.head_dim) {
+    case 64:
+      return LaunchInt8RareDim<64>(args, grid, stream);
+    case 128:
+      return LaunchInt8RareDim<128>(args, grid, stream);
+    case 256:
+      return LaunchInt8RareDim<256>(args, grid, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace turboquant::cuda
