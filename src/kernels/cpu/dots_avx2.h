@@ -73,31 +73,6 @@ TQ_INLINE IntVec Total(const Sum& sum) {
   return sum.whole;
 }
 
-// ---- products with steps of two bytes, 128 high + low ----
-
-template <TileForm>
-constexpr int kLowFactor = 1;
-template <int kRows>
-constexpr int kWideScoreVectors = kRows == 1 ? 2 : 1;
-template <int kRows>
-constexpr int kWideSumVectors = kRows <= 2 ? 2 : 1;
-
-struct WideSum {
-  Sum high;
-  Sum low;
-};
-TQ_INLINE WideSum ZeroWideSum() { return {ZeroSum(), ZeroSum()}; }
-template <TileForm kForm>
-TQ_INLINE void AddWideProducts(WideSum* sum, const Steps& high, const Steps& low,
-                               const Operand& operand) {
-  AddProducts<kForm>(&sum->high, high, operand);
-  AddProducts<kForm>(&sum->low, low, operand);
-}
-template <TileForm>
-TQ_INLINE FloatVec WideTotal(const WideSum& sum, int, int) {
-  return Fma(ToFloats(sum.high.whole), Set(128.0f), ToFloats(sum.low.whole));
-}
-
 // ---- operands ----
 
 // Words 0, 2, 1, 3 of every four dwords, then nothing.

@@ -65,43 +65,6 @@ TQ_INLINE IntVec OddSteps(IntVec magnitude, IntVec lower) {
   return kOffset == 0 ? step : _mm256_add_epi8(step, _mm256_set1_epi8(static_cast<char>(kOffset)));
 }
 
-// The tables (steps of 256 codes, with kOffset) are odd functions of code - 127.5: 128 entries, in
-// eight parts, and the sign. Each part serves all indices that are not below its first one, so it
-// holds the difference (exclusive or) to the part before.
-struct WideParts {
-  alignas(16) uint8_t bytes[2][8][16];
-  constexpr WideParts(const uint8_t* high, const uint8_t* low, int offset) : bytes() {
-    for (int i = 0; i < 128; ++i) {
-      for (int p = 0; p < 2; ++p) {
-        const uint8_t* table = p == 0 ? high : low;
-        const int entry = table[128 + i] - offset;
-        const int before = i < 16 ? 0 : table[128 + i - 16] - offset;
-        bytes[p][i / 16][i % 16] = static_cast<uint8_t>(entry ^ before);
-      }
-    }
-  }
-};
-struct WideLookup {
-  const WideParts& parts;
-  IntVec offset;
-  TQ_INLINE WideLookup(const WideParts& from, int step_offset)
-      : parts(from), offset(_mm256_set1_epi8(static_cast<char>(step_offset))) {}
-  TQ_INLINE void Look(IntVec codes, IntVec* high, IntVec* low) const {
-    const IntVec centred = Xor(codes, _mm256_set1_epi8(-128));
-    IntVec idx = Xor(centred, _mm256_cmpgt_epi8(ZeroInt(), centred));
-    const IntVec sign = Or(centred, _mm256_set1_epi8(1));
-    IntVec sum[2] = {ZeroInt(), ZeroInt()};
-    for (int i = 0; i < 8; ++i) {
-      for (int p = 0; p < 2; ++p) {
-        sum[p] = Xor(sum[p], _mm256_shuffle_epi8(LoadByteTable(parts.bytes[p][i]).bytes, idx));
-      }
-      idx = _mm256_sub_epi8(idx, _mm256_set1_epi8(16));
-    }
-    *high = _mm256_add_epi8(_mm256_sign_epi8(sum[0], sign), offset);
-    *low = _mm256_add_epi8(_mm256_sign_epi8(sum[1], sign), offset);
-  }
-};
-
 }  // namespace
 }  // namespace turboquant
 
