@@ -91,7 +91,8 @@ struct KernelTable {
   void (*prepare_queries)(const float* q, int head_dim, int rows, uint8_t* prepared);
 
   // out[r * ld + j] = scale_j * <q_r, centroids of cell first + j>, r < rows, j < n.
-  // Integer tables round q to 15 bits of its largest value; everything else is exact.
+  // Integer tables round q to 15 bits of its largest value, and with turbo8 centroids too
+  // (docs/adr/0007); everything else is exact.
   void (*coded_scores)(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out,
                        int ld);
 

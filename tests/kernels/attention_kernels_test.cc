@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -75,10 +76,22 @@ struct Rounding {
   double largest;              // centroid
   double step;                 // centroids are rounded to multiples of it; 0: not rounded
   double weight_steps;         // of the largest weight of 128 cells
+  bool words;                  // the sum of what meets in one integer is limited to 132000 steps
 };
 
-// Half a step of the largest value; centroids off by half a step of theirs; and the product of two
-// low bytes (64 at most of the query's 16256, of the centroid's step and of a token's scale).
+// What meets in one integer of a kernel on words, at most: a half of values [first, first + 256).
+double LargestSum(const float* x, int count) {
+  double largest = 0;
+  for (int first = 0; first < count; first += 256) {
+    double sum[2] = {0, 0};
+    for (int i = first; i < std::min(count, first + 256); ++i) sum[i / 2 % 2] += std::fabs(x[i]);
+    largest = std::max({largest, sum[0], sum[1]});
+  }
+  return largest;
+}
+
+// Half a step of the query; centroids off by half a step of theirs; and, on bytes, the product of
+// two low ones (64 at most of the query's 16256, of the centroid's step and of a token's scale).
 double QueryRounding(const Problem& problem, const Rounding& rounding, int row, int token) {
   double peak = 0;
   double absolute = 0;
@@ -90,8 +103,13 @@ double QueryRounding(const Problem& problem, const Rounding& rounding, int row, 
     absolute += std::fabs(problem.x[static_cast<size_t>(token) * problem.d + i]);
   }
   const double centroid = rounding.step * rounding.scales[static_cast<size_t>(token)];
-  return 1.001 * (peak / 16256 / 2 * absolute + queries * centroid / 2 +
-                  problem.d * 64 * 64 * peak / 16256 * centroid);
+  double step = peak / 16256;
+  if (rounding.words) {
+    const float* q = &problem.q[static_cast<size_t>(row) * problem.d];
+    step = std::max(step, LargestSum(q, problem.d) / 132000);
+  }
+  const double low_bytes = rounding.words ? 0 : problem.d * 64 * 64 * step * centroid;
+  return 1.001 * (step / 2 * absolute + queries * centroid / 2 + low_bytes);
 }
 
 template <typename Kernel>
@@ -137,23 +155,29 @@ void CheckScores(const Problem& problem, const Rounding* rounding, const Kernel&
   }
 }
 
-// Half a step of the largest weight in each block of 128 cells, for every cell at the largest
-// centroid; centroids off by half a step of theirs; and the product of two low bytes.
+// Half a step of the weights in each block of 128 cells, for every cell at the largest centroid;
+// centroids off by half a step of theirs; and, on bytes, the product of two low ones.
 double WeightRounding(const Problem& problem, const Rounding& rounding, int row, int n) {
   std::vector<double> peak(static_cast<size_t>(kMaxTokens / 128 + 2));
+  std::vector<std::array<double, 2>> halves(peak.size());
   std::vector<int> cells(peak.size());
   for (int j = 0; j < n; ++j) {
     const auto block = static_cast<size_t>((j + rounding.lane) / 128);
     const double weight = problem.weights[static_cast<size_t>(row) * kMaxTokens + j] *
                           rounding.scales[static_cast<size_t>(j)];
     peak[block] = std::max(peak[block], weight);
+    halves[block][static_cast<size_t>((j + rounding.lane) / 2 % 2)] += weight;
     ++cells[block];
   }
   double sum = 0;
   for (size_t b = 0; b < peak.size(); ++b) {
-    const double step = peak[b] / rounding.weight_steps * cells[b] * 1.01;
-    sum += step / 2 * rounding.largest + step * rounding.weight_steps * rounding.step / 2 +
-           step * 255 * 64 * rounding.step;
+    const double largest = peak[b] * cells[b] * 1.01;
+    double step = largest / rounding.weight_steps;
+    if (rounding.words) {
+      step = std::max(step, std::max(halves[b][0], halves[b][1]) / 132000 * cells[b] * 1.01);
+    }
+    const double low_bytes = rounding.words ? 0 : step * 255 * 64 * rounding.step;
+    sum += step / 2 * rounding.largest + largest * rounding.step / 2 + low_bytes;
   }
   return sum;
 }
@@ -279,11 +303,13 @@ class CodedAttentionTest : public testing::TestWithParam<CodedCase> {
   Rounding RoundingFrom(int first) const {
     const bool wide = GetParam().format == Format::kTurbo8;
     const double largest = wide ? Centroids(8)[255] : 2.8;
-    Rounding rounding = {{},
-                         first % kTileCells,
-                         largest,
-                         wide ? largest / 16256 : 0.0,
-                         GetParam().table->name == "avx512" ? 65024.0 : 32512.0};
+    Rounding rounding = {
+        {},
+        first % kTileCells,
+        largest,
+        wide ? largest / 16256 : 0.0,
+        GetParam().table->name == "avx512" ? 65024.0 : 32512.0,
+        wide && GetParam().table->name.starts_with("avx") && GetParam().table->name != "avx512"};
     for (const uint16_t s : scales_) rounding.scales.push_back(HalfToFloat(s));
     return rounding;
   }
@@ -392,6 +418,50 @@ TEST_P(LengthTest, EveryNumberOfCells) {
     ASSERT_TRUE(out.front_intact() && p.front_intact());
   }
 }
+
+// Every product has the same sign and is as large as it can be: what could leave the integers does.
+class ExtremeTest : public testing::TestWithParam<CodedCase> {};
+
+TEST_P(ExtremeTest, AllAtOnce) {
+  constexpr int kCells = 256;
+  constexpr int kQueryRows = 4;
+  const auto [table, format, d] = GetParam();
+  const size_t code_bytes = CodeBytes(format, d);
+  const std::vector<uint8_t> codes(TilesBytes(code_bytes, kCells), 0xFF);
+  const std::vector<uint16_t> scales(kCells, uint16_t{0x3C00});  // 1
+  std::vector<float> row(static_cast<size_t>(d));
+  DecodeFormatRows(ScalarKernels(), format, d, codes.data(), scales.data(), 1, row.data());
+  std::vector<float> q(static_cast<size_t>(kQueryRows) * d);
+  double largest = 0;
+  for (size_t i = 0; i < q.size(); ++i) {
+    q[i] = row[i % row.size()] < 0 ? -1.0f : 1.0f;
+    if (i < row.size()) largest += std::fabs(row[i]);
+  }
+  GuardedBuffer<uint8_t> prepared(kQueryRows * PreparedQueryBytes(d));
+  table->prepare_queries(q.data(), d, kQueryRows, prepared.data());
+  std::vector<float> out(static_cast<size_t>(kQueryRows) * kCells);
+  const CodedTiles k{format, d, codes.data(), scales.data(), 0, TileForm::kKeys};
+  table->coded_scores(k, prepared.data(), kQueryRows, kCells, out.data(), kCells);
+  for (const float score : out) ASSERT_NEAR(score, largest, 3e-4 * largest);
+  const std::vector<float> p(out.size(), 1.0f);
+  std::vector<float> o(q.size());
+  const CodedTiles v{format, d, codes.data(), scales.data(), 0, TileForm::kValues};
+  table->coded_accumulate(v, p.data(), kCells, kQueryRows, kCells, o.data());
+  for (size_t i = 0; i < o.size(); ++i) {
+    const double sum = kCells * static_cast<double>(row[i % row.size()]);
+    ASSERT_NEAR(o[i], sum, 3e-4 * std::fabs(sum));
+  }
+}
+
+std::vector<CodedCase> ExtremeCases() {
+  std::vector<CodedCase> cases;
+  for (const CodedCase& c : CodedCases()) {
+    if (c.head_dim == 128 || c.head_dim == 576) cases.push_back(c);
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Tables, ExtremeTest, testing::ValuesIn(ExtremeCases()), CodedName);
 
 std::vector<CodedCase> LengthCases() {
   std::vector<CodedCase> cases;

@@ -8,7 +8,7 @@
 // Then what builds on the codec and on them.
 #include "kernels/cpu/coded_byte_kernels.h"
 #include "kernels/cpu/coded_trellis_kernels.h"
-#include "kernels/cpu/coded_wide_kernels.h"
+#include "kernels/cpu/coded_word_kernels.h"
 // Then the entries of the table, which name them.
 #include "kernels/cpu/coded_format_kernels.h"
 #include "kernels/cpu/cpu_tables.h"

@@ -289,28 +289,35 @@ TQ_INLINE void RoundWeights(const FloatVec (&weight)[kSumCells / kLanes], FloatV
   if constexpr (kStepOffset<TileForm::kValues> != 0) w->sum[r] = SumOfInts(sum);
 }
 
-// The weights of the block that starts at tile-aligned cell `cell`; cells outside [first, last) get
-// zero. p is the row's weight of cell 0.
+// p * scale of the block that starts at tile-aligned cell `cell`; cells outside [first, last) get
+// zero. p is the row's weight of cell 0. Returns the largest.
+TQ_INLINE float LoadRowWeights(const uint16_t* scales, const float* p, int cell, int first,
+                               int last, FloatVec (&weight)[kSumCells / kLanes]) {
+  const bool whole = first <= cell && last >= cell + kSumCells;
+  FloatVec top = Zero();
+  for (int t = 0; t < kSumCells / kLanes; ++t) {
+    weight[t] = Zero();
+    const int at = cell + t * kLanes;
+    if (!whole && (at >= last || at + kLanes <= first)) continue;
+    const FloatVec x = whole
+                           ? Load(p + at)
+                           : LoadBetween(p + at, Larger(first - at, 0), Smaller(last - at, kLanes));
+    const FloatVec scaled = Mul(x, HalfLoad(scales + at));
+    weight[t] = WhereGreater(scaled, Zero(), scaled);  // NaN becomes zero
+    top = Max(top, weight[t]);
+  }
+  return MaxOfLanes(top);
+}
+
+// The same as operands, of several rows.
 TQ_INLINE void LoadCellWeights(const uint16_t* scales, const float* p, int ld, int rows, int cell,
                                int first, int last, CellWeights* w) {
-  const bool whole = first <= cell && last >= cell + kSumCells;
   IntVec nonzero[kSumTiles];
   for (IntVec& tile : nonzero) tile = ZeroInt();
   for (int r = 0; r < rows; ++r) {
     FloatVec weight[kSumCells / kLanes];
-    FloatVec top = Zero();
-    for (int t = 0; t < kSumCells / kLanes; ++t) {
-      weight[t] = Zero();
-      const int at = cell + t * kLanes;
-      if (!whole && (at >= last || at + kLanes <= first)) continue;
-      const float* from = p + static_cast<ptrdiff_t>(r) * ld + at;
-      const FloatVec x =
-          whole ? Load(from) : LoadBetween(from, Larger(first - at, 0), Smaller(last - at, kLanes));
-      const FloatVec scaled = Mul(x, HalfLoad(scales + at));
-      weight[t] = WhereGreater(scaled, Zero(), scaled);  // NaN becomes zero
-      top = Max(top, weight[t]);
-    }
-    const float peak = MaxOfLanes(top);
+    const float peak =
+        LoadRowWeights(scales, p + static_cast<ptrdiff_t>(r) * ld, cell, first, last, weight);
     const bool usable = peak > 1e-30f;
     w->unit[r] = usable ? peak / kWeightSteps : 0.0f;
     w->sum[r] = 0;

@@ -1,6 +1,6 @@
 // Which kernel serves which format: the entries coded_scores and coded_accumulate of a table. The
-// kernels of the formats come first: those in integers (coded_byte_kernels.h, coded_step_kernels.h)
-// or those on f32 (coded_float_kernels.h, coded_trellis_float_kernels.h).
+// kernels of the formats come first: those in integers (coded_byte_kernels.h, coded_step_kernels.h,
+// coded_word_kernels.h) or those on f32 (coded_float_kernels.h, coded_trellis_float_kernels.h).
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_FORMAT_KERNELS_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_FORMAT_KERNELS_H_
 
@@ -31,7 +31,9 @@ void FormatScoresKernel(const CodedTiles& k, const uint8_t* prepared, int rows, 
     case Format::kTurbo4t:
       return TrellisScores<4>(k, prepared, rows, n, out, ld);
     case Format::kTurbo8:
-#ifdef TURBOQUANT_KERNELS_CPU_CODED_STEP_KERNELS_H_
+#if defined(TURBOQUANT_KERNELS_CPU_CODED_WORD_KERNELS_H_)
+      return WordScores(k, prepared, rows, n, out, ld);
+#elif defined(TURBOQUANT_KERNELS_CPU_CODED_WIDE_KERNELS_H_)
       return StepScores<WideSteps>(k, prepared, rows, n, out, ld);
 #else
       return FallbackScores(k, prepared, rows, n, out, ld);
@@ -51,7 +53,9 @@ void FormatAccumulateKernel(const CodedTiles& v, const float* p, int ld, int row
     case Format::kTurbo4t:
       return TrellisAccumulate<4>(v, p, ld, rows, n, o);
     case Format::kTurbo8:
-#ifdef TURBOQUANT_KERNELS_CPU_CODED_STEP_KERNELS_H_
+#if defined(TURBOQUANT_KERNELS_CPU_CODED_WORD_KERNELS_H_)
+      return WordAccumulate(v, p, ld, rows, n, o);
+#elif defined(TURBOQUANT_KERNELS_CPU_CODED_WIDE_KERNELS_H_)
       return StepAccumulate<WideSteps>(v, p, ld, rows, n, o);
 #else
       return FallbackAccumulate(v, p, ld, rows, n, o);

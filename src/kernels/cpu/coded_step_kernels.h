@@ -24,12 +24,16 @@ constexpr int kVectorBytes = 4 * kLanes;
 
 TQ_INLINE void StoreCodes(uint8_t* p, IntVec v) { StoreInt(reinterpret_cast<uint32_t*>(p), v); }
 
-// The sums of steps of kBytes bytes, of either form.
+// The sums of steps of kBytes bytes, of either form, and how many vectors stay in registers.
 template <int kBytes>
 struct StepSums;
 template <>
 struct StepSums<1> {
   using Type = Sum;
+  template <int kRows>
+  static constexpr int kForScores = kScoreVectors<kRows>;
+  template <int kRows>
+  static constexpr int kForSums = kSumVectors<kRows>;
   static TQ_INLINE Sum Clear() { return ZeroSum(); }
   template <TileForm kForm>
   static TQ_INLINE void Add(Sum* sum, const Steps (&steps)[1], const Operand& operand) {
@@ -43,24 +47,7 @@ struct StepSums<1> {
     return ToFloats(SubInts(Total<kForm>(sum), SetInt(offset)));
   }
 };
-template <>
-struct StepSums<2> {
-  using Type = WideSum;
-  static TQ_INLINE WideSum Clear() { return ZeroWideSum(); }
-  template <TileForm kForm>
-  static TQ_INLINE void Add(WideSum* sum, const Steps (&steps)[2], const Operand& operand) {
-    AddWideProducts<kForm>(sum, steps[0], steps[1], operand);
-  }
-  template <TileForm kForm>
-  static TQ_INLINE FloatVec Value(const WideSum& sum, int total, int total_first) {
-    return WideTotal<kForm>(sum, total, total_first);
-  }
-};
-
 // ---- scores ----
-
-template <int kBytes, int kRows>
-constexpr int kStepVectors = kBytes == 1 ? kScoreVectors<kRows> : kWideScoreVectors<kRows>;
 
 // Scores of kRows query rows with kVectors * kLanes unpacked cells (coded_byte_kernels.h:
 // ScoreCells). Cell j of the first vector goes to out[j]; only cells [begin, end) are stored.
@@ -111,7 +98,7 @@ template <typename Source, int kRows>
 TQ_INLINE void ScoreStepTiles(int tiles, const uint8_t* steps, const uint16_t* scales, int d,
                               const uint8_t* prepared, int row, int begin, int end, float* out,
                               int ld) {
-  constexpr int kVectors = kStepVectors<Source::kBytes, kRows>;
+  constexpr int kVectors = StepSums<Source::kBytes>::template kForScores<kRows>;
   constexpr int kSpan = kVectors * kLanes;
   constexpr int kTileSpan = kSpan < kTileLanes ? kSpan : kTileLanes;
   const size_t tile_steps = static_cast<size_t>(16 * d * Source::kBytes);
@@ -187,14 +174,11 @@ struct StepBlock {
   alignas(64) uint8_t steps[kSumGroups * 512];
 };
 
-template <int kBytes, int kRows>
-constexpr int kStepSumVectors = kBytes == 1 ? kSumVectors<kRows> : kWideSumVectors<kRows>;
-
 // Adds one block to kRows rows of o: the values of the chunk start at o.
 template <typename Source, int kRows>
 void SumSteps(const StepBlock& block, const CellWeights& w, int values, int d, float* o) {
   constexpr int kBytes = Source::kBytes;
-  constexpr int kVectors = kStepSumVectors<kBytes, kRows>;
+  constexpr int kVectors = StepSums<kBytes>::template kForSums<kRows>;
   using Sums = StepSums<kBytes>;
   const int vectors = Source::Vectors(values);
   FloatVec value[kRows][8];

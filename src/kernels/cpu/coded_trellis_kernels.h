@@ -30,6 +30,51 @@ struct AlphabetTable {
 template <int kBits, TileForm kForm>
 constexpr AlphabetTable<kBits, kStepOffset<kForm>> kAlphabetTable;
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// A permute knows 16 entries. Of 32 steps those of the upper half are looked up, with the index
+// mirrored for the lower half, and get their sign.
+struct UpperHalf {
+  alignas(64) uint8_t bytes[64];
+  constexpr UpperHalf() : bytes() {
+    for (int i = 0; i < 64; ++i) {
+      bytes[i] = static_cast<uint8_t>(kCacheTrellis<4>.steps[16 + i % 16]);
+    }
+  }
+  static constexpr bool Serves() {
+    for (int i = 0; i < 16; ++i) {
+      const int step = kCacheTrellis<4>.steps[16 + i];
+      if (step < 0 || step != -kCacheTrellis<4>.steps[15 - i]) return false;
+    }
+    return true;
+  }
+};
+constexpr UpperHalf kUpperHalf;
+static_assert(UpperHalf::Serves());
+
+template <int kOffset, int kFrom = 0>
+TQ_INLINE void LookupHalves(const ByteTable& table, const IntVec (&idx)[8], IntVec lower,
+                            IntVec (&steps)[8]) {
+  steps[kFrom] = OddSteps<kOffset>(LookupLow<4>(table, idx[kFrom]), ShiftLeft<7 - kFrom>(lower));
+  if constexpr (kFrom < 7) LookupHalves<kOffset, kFrom + 1>(table, idx, lower, steps);
+}
+
+// Steps of the values e of every byte of the planes.
+template <int kBits, TileForm kForm>
+TQ_INLINE void LookupPlanes(const IntVec (&plane)[kBits + 1], IntVec (&steps)[8]) {
+  IntVec idx[8];
+  if constexpr (kBits == 4) {
+    const IntVec lower = Xor(plane[4], SetInt(-1));
+    const IntVec mirrored[4] = {Xor(plane[0], lower), Xor(plane[1], lower), Xor(plane[2], lower),
+                                Xor(plane[3], lower)};
+    IndexBytes<3>(mirrored, idx);
+    LookupHalves<kStepOffset<kForm>>(LoadByteTable(kUpperHalf.bytes), idx, lower, steps);
+  } else {
+    const IndexTable<kBits + 1> table(kAlphabetTable<kBits, kForm>.bytes);
+    IndexBytes<kBits>(plane, idx);
+    for (int e = 0; e < 8; ++e) steps[e] = table[idx[e]];
+  }
+}
+#else
 // Steps of the values e of every byte of the planes.
 template <int kBits, TileForm kForm>
 TQ_INLINE void LookupPlanes(const IntVec (&plane)[kBits + 1], IntVec (&steps)[8]) {
@@ -38,6 +83,7 @@ TQ_INLINE void LookupPlanes(const IntVec (&plane)[kBits + 1], IntVec (&steps)[8]
   IndexBytes<kBits>(plane, idx);
   for (int e = 0; e < 8; ++e) steps[e] = table[idx[e]];
 }
+#endif
 
 // A tile of keys: dword t of column 8 w + e has the values 32 w + e, + 8, + 16, + 24 of cell t. d
 // is a multiple of 32.

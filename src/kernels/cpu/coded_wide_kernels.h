@@ -43,6 +43,24 @@ constexpr WideParts kWideParts = WideParts(kWideTable<kForm>.high, kWideTable<kF
                                            kStepOffset<kForm>);
 static_assert(kWideTable<TileForm::kKeys>.Odd() && kWideTable<TileForm::kValues>.Odd());
 
+template <>
+struct StepSums<2> {
+  using Type = WideSum;
+  template <int kRows>
+  static constexpr int kForScores = kWideScoreVectors<kRows>;
+  template <int kRows>
+  static constexpr int kForSums = kWideSumVectors<kRows>;
+  static TQ_INLINE WideSum Clear() { return ZeroWideSum(); }
+  template <TileForm kForm>
+  static TQ_INLINE void Add(WideSum* sum, const Steps (&steps)[2], const Operand& operand) {
+    AddWideProducts<kForm>(sum, steps[0], steps[1], operand);
+  }
+  template <TileForm kForm>
+  static TQ_INLINE FloatVec Value(const WideSum& sum, int total, int total_first) {
+    return WideTotal<kForm>(sum, total, total_first);
+  }
+};
+
 // What coded_step_kernels.h asks of a format.
 struct WideSteps {
   static constexpr int kBytes = 2;

@@ -15,9 +15,9 @@ namespace turboquant {
 namespace {
 
 template <TileForm kForm>
-constexpr int kStepOffset = 128;
+constexpr int kStepOffset = 0;
 
-// 128 cells of it at the largest step (254) stay below 2^31.
+// 128 cells of it at the largest step (126) stay below 2^31.
 constexpr float kWeightSteps = 32512;
 
 constexpr int kMaxScoreRows = 4;
@@ -25,7 +25,9 @@ template <int kRows>
 constexpr int kScoreVectors = kRows == 1 ? 4 : 2;
 constexpr int kMaxSumRows = 6;
 template <int kRows>
-constexpr int kSumVectors = kRows <= 2 ? 4 : kRows <= 4 ? 2 : 1;
+constexpr int kSumVectors = kRows <= 2   ? 4
+                            : kRows <= 4 ? 2
+                                         : 1;
 
 // ---- products ----
 
@@ -47,7 +49,7 @@ struct Steps {
   IntVec odd;
 };
 TQ_INLINE Steps StepsOf(IntVec bytes) {
-  return {AndDwords(bytes, 0x00FF00FFu), _mm256_srli_epi16(bytes, 8)};
+  return {_mm256_maddubs_epi16(_mm256_set1_epi16(1), bytes), _mm256_srai_epi16(bytes, 8)};
 }
 
 struct Sum {
@@ -69,33 +71,6 @@ TQ_INLINE void AddProducts(Sum* sum, const Steps& steps, const Operand& operand)
 template <TileForm>
 TQ_INLINE IntVec Total(const Sum& sum) {
   return sum.whole;
-}
-
-// ---- products with steps of two bytes, 128 high + low ----
-
-template <TileForm>
-constexpr int kLowFactor = 1;
-template <int kRows>
-constexpr int kWideScoreVectors = kRows == 1 ? 2 : 1;
-template <int kRows>
-constexpr int kWideSumVectors = kRows <= 2 ? 2 : 1;
-
-struct WideSum {
-  Sum high;
-  Sum low;
-};
-TQ_INLINE WideSum ZeroWideSum() { return {ZeroSum(), ZeroSum()}; }
-template <TileForm kForm>
-TQ_INLINE void AddWideProducts(WideSum* sum, const Steps& high, const Steps& low,
-                               const Operand& operand) {
-  AddProducts<kForm>(&sum->high, high, operand);
-  AddProducts<kForm>(&sum->low, low, operand);
-}
-template <TileForm>
-TQ_INLINE FloatVec WideTotal(const WideSum& sum, int total, int) {
-  const IntVec offset = SetInt(static_cast<int>(128u * static_cast<unsigned>(total)));
-  return Fma(ToFloats(SubInts(sum.high.whole, offset)), Set(128.0f),
-             ToFloats(SubInts(sum.low.whole, offset)));
 }
 
 // ---- operands ----

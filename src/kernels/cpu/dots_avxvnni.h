@@ -13,19 +13,20 @@ template <int kRows>
 constexpr int kScoreVectors = kRows == 1   ? 4
                               : kRows <= 3 ? 2
                                            : 1;
-template <int kRows>
-constexpr int kWideScoreVectors = kScoreVectors<kRows>;
 constexpr int kMaxSumRows = 6;
 template <int kRows>
 constexpr int kSumVectors = kRows == 1   ? 4
                             : kRows <= 3 ? 2
                                          : 1;
-template <int kRows>
-constexpr int kWideSumVectors = kSumVectors<kRows>;
 
 // sum + four products a lane of unsigned and signed bytes (vec_avx512.h).
 TQ_INLINE IntVec AddDots(IntVec sum, IntVec unsigned_bytes, IntVec signed_bytes) {
   asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(unsigned_bytes), "x"(signed_bytes));
+  return sum;
+}
+// sum + two products a lane of signed words.
+TQ_INLINE IntVec AddWordDots(IntVec sum, IntVec a, IntVec b) {
+  asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
   return sum;
 }
 

@@ -28,6 +28,7 @@ TQ_INLINE IntVec LoadCodesFirst(const uint8_t* p, int count) {
   memcpy(words, p, 4 * static_cast<size_t>(count));
   return LoadInt(words);
 }
+TQ_INLINE IntVec DwordsBefore(IntVec v) { return vextq_u32(vdupq_n_u32(0), v, 3); }
 TQ_INLINE IntVec LoadCodesHalves(const uint8_t* p0, const uint8_t* /*p1*/) { return LoadCodes(p0); }
 
 TQ_INLINE uint8x16_t BytesOf(IntVec v) { return vreinterpretq_u8_u32(v); }

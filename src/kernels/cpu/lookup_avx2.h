@@ -15,6 +15,11 @@ TQ_INLINE IntVec LoadCodesFirst(const uint8_t* p, int count) {
   if (count == kLanes) return LoadCodes(p);
   return _mm256_maskload_epi32(reinterpret_cast<const int*>(p), FirstLanes(count));
 }
+// The dword in front of each; in front of the first, zero.
+TQ_INLINE IntVec DwordsBefore(IntVec v) {
+  const IntVec turned = _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6));
+  return _mm256_blend_epi32(turned, ZeroInt(), 1);
+}
 TQ_INLINE IntVec LoadCodesHalves(const uint8_t* p0, const uint8_t* /*p1*/) { return LoadCodes(p0); }
 
 // ---- lookup ----
@@ -44,56 +49,21 @@ TQ_INLINE IntVec JoinTriples(IntVec high, IntVec low) {
 
 template <int kBits>
 struct IndexTable {
-  ByteTable low;
-  ByteTable high;  // entries 16..31
-  TQ_INLINE explicit IndexTable(const uint8_t* bytes)
-      : low(LoadByteTable(bytes)), high(LoadByteTable(bytes + 16)) {}
+  ByteTable table;
+  TQ_INLINE explicit IndexTable(const uint8_t* bytes) : table(LoadByteTable(bytes)) {}
   TQ_INLINE IntVec operator[](IntVec idx) const {
-    static_assert(kBits <= 5);
-    if constexpr (kBits <= 4) return LookupLow<4>(low, idx);
-    const IntVec five = AndDwords(idx, 0x1F1F1F1Fu);
-    const IntVec below = _mm256_add_epi8(five, _mm256_set1_epi8(0x70));  // bit 7 from 16 on
-    const IntVec above = _mm256_sub_epi8(five, _mm256_set1_epi8(16));    // bit 7 below 16
-    return Or(_mm256_shuffle_epi8(low.bytes, below), _mm256_shuffle_epi8(high.bytes, above));
+    static_assert(kBits <= 4);  // more: OddSteps
+    return LookupLow<4>(table, idx);
   }
 };
 
-// The tables (steps of 256 codes, with kOffset) are odd functions of code - 127.5: 128 entries, in
-// eight parts, and the sign. Each part serves all indices that are not below its first one, so it
-// holds the difference (exclusive or) to the part before.
-struct WideParts {
-  alignas(16) uint8_t bytes[2][8][16];
-  constexpr WideParts(const uint8_t* high, const uint8_t* low, int offset) : bytes() {
-    for (int i = 0; i < 128; ++i) {
-      for (int p = 0; p < 2; ++p) {
-        const uint8_t* table = p == 0 ? high : low;
-        const int entry = table[128 + i] - offset;
-        const int before = i < 16 ? 0 : table[128 + i - 16] - offset;
-        bytes[p][i / 16][i % 16] = static_cast<uint8_t>(entry ^ before);
-      }
-    }
-  }
-};
-struct WideLookup {
-  const WideParts& parts;
-  IntVec offset;
-  TQ_INLINE WideLookup(const WideParts& from, int step_offset)
-      : parts(from), offset(_mm256_set1_epi8(static_cast<char>(step_offset))) {}
-  TQ_INLINE void Look(IntVec codes, IntVec* high, IntVec* low) const {
-    const IntVec centred = Xor(codes, _mm256_set1_epi8(-128));
-    IntVec idx = Xor(centred, _mm256_cmpgt_epi8(ZeroInt(), centred));
-    const IntVec sign = Or(centred, _mm256_set1_epi8(1));
-    IntVec sum[2] = {ZeroInt(), ZeroInt()};
-    for (int i = 0; i < 8; ++i) {
-      for (int p = 0; p < 2; ++p) {
-        sum[p] = Xor(sum[p], _mm256_shuffle_epi8(LoadByteTable(parts.bytes[p][i]).bytes, idx));
-      }
-      idx = _mm256_sub_epi8(idx, _mm256_set1_epi8(16));
-    }
-    *high = _mm256_add_epi8(_mm256_sign_epi8(sum[0], sign), offset);
-    *low = _mm256_add_epi8(_mm256_sign_epi8(sum[1], sign), offset);
-  }
-};
+// Steps that are an odd function of their index: the magnitudes, negative where bit 7 of `lower` is
+// set.
+template <int kOffset>
+TQ_INLINE IntVec OddSteps(IntVec magnitude, IntVec lower) {
+  const IntVec step = _mm256_sign_epi8(magnitude, Or(lower, _mm256_set1_epi8(1)));
+  return kOffset == 0 ? step : _mm256_add_epi8(step, _mm256_set1_epi8(static_cast<char>(kOffset)));
+}
 
 }  // namespace
 }  // namespace turboquant

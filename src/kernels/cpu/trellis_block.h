@@ -21,21 +21,14 @@ struct BlockTurn {
       IntVec step[8];
       unpack(
           [=](int offset, bool delayed) {
-            if (delayed) return LoadBefore(at, position, count);
-            return count == kLanes ? LoadCodes(at + offset) : LoadCodesFirst(at + offset, count);
+            const uint8_t* from = delayed && position > 0 ? at - 4 : at + offset;
+            const IntVec dwords = LoadCodesFirst(from, count);
+            return delayed && position == 0 ? DwordsBefore(dwords) : dwords;
           },
           step);
       for (int e = 0; e < 8; ++e)
         StoreCodes(block->steps + kVectorBytes * (8 * group + e), step[e]);
     }
-  }
-
-  // The dwords in front of `at`, in front of position 0 zero.
-  static TQ_INLINE IntVec LoadBefore(const uint8_t* at, int position, int count) {
-    if (position > 0) return LoadCodesFirst(at - 4, count);
-    alignas(4 * kLanes) uint32_t words[kLanes] = {0};
-    memcpy(words + 1, at, 4 * static_cast<size_t>(count - 1));
-    return LoadInt(words);
   }
 
   static TQ_INLINE void AddTo(FloatVec (&value)[8], int values, float* o) {

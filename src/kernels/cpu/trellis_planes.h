@@ -42,28 +42,44 @@ TQ_INLINE IntVec ParityOf(IntVec path, IntVec before) {
   }
 }
 
+// Exchanges the odd fields of kShift bits of `a` with the even ones of `b`; kEven has the even
+// ones.
+template <int kShift, uint32_t kEven>
+TQ_INLINE void ExchangeFields(IntVec* a, IntVec* b) {
+#if defined(__AVX2__) && !defined(__AVX512F__)  // a selection takes three instructions there
+  const IntVec differ =
+      _mm256_and_si256(Xor(ShiftRight<kShift>(*a), *b), SetInt(static_cast<int>(kEven)));
+  *a = Xor(*a, ShiftLeft<kShift>(differ));
+  *b = Xor(*b, differ);
+#else
+  const IntVec even = SelectBits<kEven>(*a, ShiftLeft<kShift>(*b));
+  *b = SelectBits<kEven>(ShiftRight<kShift>(*a), *b);
+  *a = even;
+#endif
+}
+
 // Eight vectors of one index a byte from the planes of 8 values a byte (planes 0 and 1: the low and
 // high bit of the subset, then the refinement): byte b of idx[e] is the index of value e of byte b.
 // Bits above the index are left as they fall.
 template <int kBits>
 TQ_INLINE void IndexBytes(const IntVec (&plane)[kBits + 1], IntVec (&idx)[8]) {
-  constexpr uint32_t kEven = 0x55555555;
-  constexpr uint32_t kLowPairs = 0x33333333;
-  const IntVec even = SelectBits<kEven>(plane[0], ShiftLeft<1>(plane[1]));
-  const IntVec odd = SelectBits<kEven>(ShiftRight<1>(plane[0]), plane[1]);
+  constexpr uint32_t kEvenBits = 0x55555555;
+  constexpr uint32_t kEvenPairs = 0x33333333;
+  idx[0] = plane[0];
+  idx[1] = plane[1];
+  ExchangeFields<1, kEvenBits>(&idx[0], &idx[1]);  // pairs of bits of the even values, of the odd
   if constexpr (kBits == 2) {
     constexpr uint32_t kThird = 0x44444444;
-    idx[0] = SelectBits<kThird>(ShiftLeft<2>(plane[2]), even);
-    idx[1] = SelectBits<kThird>(ShiftLeft<1>(plane[2]), odd);
-    idx[2] = SelectBits<kThird>(plane[2], ShiftRight<2>(even));
-    idx[3] = SelectBits<kThird>(ShiftRight<1>(plane[2]), ShiftRight<2>(odd));
+    idx[2] = SelectBits<kThird>(plane[2], ShiftRight<2>(idx[0]));
+    idx[3] = SelectBits<kThird>(ShiftRight<1>(plane[2]), ShiftRight<2>(idx[1]));
+    idx[0] = SelectBits<kThird>(ShiftLeft<2>(plane[2]), idx[0]);
+    idx[1] = SelectBits<kThird>(ShiftLeft<1>(plane[2]), idx[1]);
   } else {
-    const IntVec even2 = SelectBits<kEven>(plane[2], ShiftLeft<1>(plane[3]));
-    const IntVec odd2 = SelectBits<kEven>(ShiftRight<1>(plane[2]), plane[3]);
-    idx[0] = SelectBits<kLowPairs>(even, ShiftLeft<2>(even2));
-    idx[1] = SelectBits<kLowPairs>(odd, ShiftLeft<2>(odd2));
-    idx[2] = SelectBits<kLowPairs>(ShiftRight<2>(even), even2);
-    idx[3] = SelectBits<kLowPairs>(ShiftRight<2>(odd), odd2);
+    idx[2] = plane[2];
+    idx[3] = plane[3];
+    ExchangeFields<1, kEvenBits>(&idx[2], &idx[3]);
+    ExchangeFields<2, kEvenPairs>(&idx[0], &idx[2]);
+    ExchangeFields<2, kEvenPairs>(&idx[1], &idx[3]);
   }
   for (int e = 0; e < 4; ++e) idx[4 + e] = ShiftRight<4>(idx[e]);
   if constexpr (kBits == 4) {
