@@ -244,7 +244,16 @@ void Softmax(benchmark::State& state, const KernelTable& table, int n, bool bias
     std::copy(logits.begin(), logits.end(), s.begin());
     float m = -1e30f;
     float l = 0;
-    table.softmax(s.data(), n, 0.0f, biased ? bias.data() : nullptr, 0.0f, &m, &l);
+    float factor;
+    const float* biases = bias.data();
+    table.softmax({.s = s.data(),
+                   .ld = n,
+                   .rows = 1,
+                   .n = n,
+                   .bias = biased ? &biases : nullptr,
+                   .m = &m,
+                   .l = &l,
+                   .factor = &factor});
     benchmark::DoNotOptimize(l);
   });
   state.counters["ns/value"] = seconds * 1e9 / n;

@@ -54,6 +54,7 @@ struct State {
   std::unordered_map<Buffer*, KvBuffer> buffers;
   bool report_due = false;
   std::atomic<int> runs_to_settle{0};
+  std::atomic<size_t> bytes_set{0};  // by a state that is being loaded, since pages were settled
 };
 
 State& G() {
@@ -178,6 +179,22 @@ size_t RootOffset(const Tensor* t, size_t offset) {
   return (t->view_src != nullptr ? t->view_offs : 0) + offset;
 }
 
+void SettleAllPages() {
+  std::lock_guard<std::mutex> lock(G().mutex);
+  for (auto& [key, buffer] : G().buffers) {
+    if (!buffer.tensors.empty()) buffer.pages.Settle();
+  }
+}
+
+// Loading a state fills many pages at once. The first token behind it shall not pay for them.
+void NoteBytesSet(size_t bytes) {
+  constexpr size_t kSettleBytes = size_t{32} << 20;
+  SettlePagesSoon();
+  if (G().bytes_set.fetch_add(bytes, std::memory_order_relaxed) + bytes < kSettleBytes) return;
+  G().bytes_set.store(0, std::memory_order_relaxed);
+  SettleAllPages();
+}
+
 void SetTensor(Buffer* buffer, Tensor* t, const void* data, size_t offset, size_t size) {
   KvTensor* cache = KvTensorOf(t);
   if (cache == nullptr) {
@@ -186,7 +203,7 @@ void SetTensor(Buffer* buffer, Tensor* t, const void* data, size_t offset, size_
   }
   try {
     cache->SetBytes(RootOffset(t, offset), data, size, WantsRows(t, *cache));
-    SettlePagesSoon();
+    NoteBytesSet(size);
   } catch (const std::exception& e) {
     LogError(cache->name() + ": rows not stored: " + e.what());
   }
@@ -404,10 +421,7 @@ void SettlePages() {
   constexpr int kRuns = 64;
   if (G().runs_to_settle.fetch_sub(1, std::memory_order_relaxed) > 0) return;
   G().runs_to_settle.store(kRuns, std::memory_order_relaxed);
-  std::lock_guard<std::mutex> lock(G().mutex);
-  for (auto& [key, buffer] : G().buffers) {
-    if (!buffer.tensors.empty()) buffer.pages.Settle();
-  }
+  SettleAllPages();
 }
 
 }  // namespace turboquant::ggml

@@ -83,6 +83,7 @@ struct AttentionRun::Tile {
   float* l;               // [rows]
   float* o;               // [rows][v.head_dim]
   const float** bias_of;  // per bias row: its biases, null: all zero
+  float* factor;          // [rows], of the softmax, for what o holds
   float* mean_logit;      // [rows], of the mean below
   int mean = 0;           // 1 + index, 0: none yet
   const uint16_t* half[kTile];
@@ -292,14 +293,22 @@ void AttentionRun::Softmax(const Span& span, const Queries& q, int cell, int n, 
   const AttentionProblem& p = problems_[span.problem];
   const bool centred = !span.exact && IsCoded(p.k.format) && p.k.means.capacity > 0;
   const bool add = centred && AddMeans(span, q, cell, n, tile);
+  kernels_->softmax({.s = tile->s,
+                     .ld = tile->cells,
+                     .rows = tile->rows,
+                     .n = n,
+                     .add = add ? tile->mean_logit : nullptr,
+                     .bias = tile->bias_of,
+                     .rows_per_bias = tile->row_bias ? 1 : p.group,
+                     .softcap = p.softcap,
+                     .m = tile->m,
+                     .l = tile->l,
+                     .factor = tile->factor});
   const int vd = p.v.head_dim;
   for (int r = 0; r < tile->rows; ++r) {
-    const float factor = kernels_->softmax(
-        tile->s + static_cast<size_t>(r) * tile->cells, n, add ? tile->mean_logit[r] : 0.0f,
-        tile->bias_of[tile->row_bias ? r : r / p.group], p.softcap, tile->m + r, tile->l + r);
-    if (factor == 1.0f) continue;
+    if (tile->factor[r] == 1.0f) continue;
     float* o = tile->o + static_cast<size_t>(r) * vd;
-    for (int d = 0; d < vd; ++d) o[d] *= factor;
+    for (int d = 0; d < vd; ++d) o[d] *= tile->factor[r];
   }
 }
 
@@ -345,13 +354,14 @@ void AttentionRun::Attend(const Span& span, const States& states) const {
   const size_t logits = static_cast<size_t>(tile.rows) * tile.cells;
   const size_t dense = static_cast<size_t>(tile.cells) * std::max(p.k.head_dim, vd);
   const size_t sums = static_cast<size_t>(tile.rows) * vd;
-  tile.s = scratch.Get(logits + bias_rows * tile.cells + dense + sums + 3 * tile.rows);
+  tile.s = scratch.Get(logits + bias_rows * tile.cells + dense + sums + 4 * tile.rows);
   tile.bias = tile.s + logits;
   tile.dense = tile.bias + bias_rows * tile.cells;
   tile.o = tile.dense + dense;
   tile.m = tile.o + sums;
   tile.l = tile.m + tile.rows;
-  tile.mean_logit = tile.l + tile.rows;
+  tile.factor = tile.l + tile.rows;
+  tile.mean_logit = tile.factor + tile.rows;
   std::fill_n(tile.o, sums, 0.0f);
   std::fill_n(tile.m, tile.rows, kMinusInf);
   std::fill_n(tile.l, tile.rows, 0.0f);
@@ -385,8 +395,14 @@ void AttentionRun::FinishRow(int problem, int kv_head, int row, const States& st
   float m = p.sinks != nullptr ? p.sinks[q_head] : kMinusInf;
   float sum = p.sinks != nullptr ? 1.0f : 0.0f;
   float weights = 0.0f;
-  const float factor =
-      kernels_->softmax(states.m, states.segments, 0.0f, nullptr, 0.0f, &m, &weights);
+  float factor;
+  kernels_->softmax({.s = states.m,
+                     .ld = states.segments,
+                     .rows = 1,
+                     .n = states.segments,
+                     .m = &m,
+                     .l = &weights,
+                     .factor = &factor});
   if (m == kMinusInf) {  // sees nothing: the host's convention is a zero row
     std::fill_n(out, p.out_dim, 0.0f);
     return;

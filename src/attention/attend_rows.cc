@@ -31,7 +31,14 @@ void AttendRows(const RowsAttention& a, const KernelTable& kernels) {
       a.v_codec->DecodeRotated(a.v_rows + (first + j) * a.v_codec->row_bytes(), &values[j * d]);
     }
     if (a.weights != nullptr) std::copy_n(logits, n, a.weights + first);
-    const float decay = kernels.softmax(logits, static_cast<int>(n), 0.0f, nullptr, 0.0f, &m, &l);
+    float decay;
+    kernels.softmax({.s = logits,
+                     .ld = static_cast<int>(kTile),
+                     .rows = 1,
+                     .n = static_cast<int>(n),
+                     .m = &m,
+                     .l = &l,
+                     .factor = &decay});
     if (decay != 1.0f) {
       for (float& value : sum) value *= decay;
     }

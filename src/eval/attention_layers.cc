@@ -161,7 +161,16 @@ class F16Cache : public LayerCache {
           kernels_.half_to_float(data_.mask.data() + static_cast<size_t>(token) * shape_.cells + c,
                                  bias, n);
         }
-        const float factor = kernels_.softmax(s + r * kTile, n, 0.0f, bias, 0.0f, &m[r], &l[r]);
+        float factor;
+        const float* biases = bias;
+        kernels_.softmax({.s = s + r * kTile,
+                          .ld = kTile,
+                          .rows = 1,
+                          .n = n,
+                          .bias = &biases,
+                          .m = &m[r],
+                          .l = &l[r],
+                          .factor = &factor});
         if (factor == 1.0f) continue;
         for (int i = 0; i < d; ++i) o[r * d + i] *= factor;
       }

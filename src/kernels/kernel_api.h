@@ -52,6 +52,26 @@ constexpr size_t PreparedQueryBytes(int head_dim) {
   return (static_cast<size_t>(head_dim) * 8 + 12 + 63) / 64 * 64;
 }
 
+// Rows of logits that a table's softmax turns into weights, each against its running state (m, l):
+//   s_j <- s_j + add
+//   s_j <- softcap > 0 ? softcap * tanh(s_j / softcap) : s_j;   s_j += bias_j
+//   m' = max(m, max_j s_j);  s_j <- exp(s_j - m');  l <- l * exp(m - m') + sum_j s_j;  m <- m'
+//   factor <- exp(m - m'): for what was accumulated so far; 1 when m did not change
+// Entries of -inf become 0; if everything so far is -inf, s becomes 0 and m stays -inf.
+struct LogitRows {
+  float* s;  // row r at s + r * ld
+  int ld;
+  int rows;
+  int n;
+  const float* add = nullptr;          // [rows], null: 0
+  const float* const* bias = nullptr;  // of row r: [r / rows_per_bias], n values; null, all or one: 0
+  int rows_per_bias = 1;
+  float softcap = 0.0f;
+  float* m;       // [rows]
+  float* l;       // [rows]
+  float* factor;  // [rows]
+};
+
 struct KernelTable {
   std::string_view name;  // "scalar", "avx2", "avxvnni", "avx512", "neon", "neondot"
 
@@ -125,14 +145,7 @@ struct KernelTable {
   // every bias is -inf.
   bool (*mask_bias)(const uint16_t* mask, const uint16_t* hidden, float slope, int n, float* bias);
 
-  // Turns one row of logits s[n] into softmax weights against the running state (m, l):
-  //   s_j <- s_j + add
-  //   s_j <- softcap > 0 ? softcap * tanh(s_j / softcap) : s_j;   s_j += bias[j]  (bias null: 0)
-  //   m' = max(m, max_j s_j);  s_j <- exp(s_j - m');  l <- l * exp(m - m') + sum_j s_j;  m <- m'
-  // Returns exp(m - m'), the factor for what was accumulated so far (1 when m did not change).
-  // Entries of -inf become 0; if everything so far is -inf, s becomes 0 and m stays -inf.
-  float (*softmax)(float* s, int n, float add, const float* bias, float softcap, float* m,
-                   float* l);
+  void (*softmax)(const LogitRows& x);
 };
 
 const KernelTable& ScalarKernels();

@@ -354,10 +354,14 @@ void RowStore::ListExact(std::vector<NewRow>* rows) const {
   for (int s = 0; s < shape_.sink; ++s) {
     if (slot_cell_[s] != 0) rows->push_back({slot_cell_[s] - 1, slot_values(s)});
   }
-  for (int t = 0; t < shape_.tail; ++t) {
-    const int slot = shape_.sink + static_cast<int>((header_->next_slot + t) % shape_.tail);
-    if (slot_cell_[slot] != 0) rows->push_back({slot_cell_[slot] - 1, slot_values(slot)});
-  }
+  const auto list = [&](int first, int last) {  // of the tail
+    for (int slot = shape_.sink + first; slot < shape_.sink + last; ++slot) {
+      if (slot_cell_[slot] != 0) rows->push_back({slot_cell_[slot] - 1, slot_values(slot)});
+    }
+  };
+  const int oldest = static_cast<int>(header_->next_slot);
+  list(oldest, shape_.tail);
+  list(0, oldest);
 }
 
 bool RowStore::EmptyCell(int cell) const {

@@ -35,9 +35,18 @@ class SoftmaxTest : public testing::TestWithParam<const KernelTable*> {
     std::copy(logits.begin(), logits.end(), s.data());
     std::copy(bias.begin(), bias.end(), b.data());
     const State before = *state;
-    const float factor =
-        GetParam()->softmax(s.data(), static_cast<int>(n), add, bias.empty() ? nullptr : b.data(),
-                            softcap, &state->m, &state->l);
+    const float* biases = b.data();
+    float factor;
+    GetParam()->softmax({.s = s.data(),
+                         .ld = static_cast<int>(n),
+                         .rows = 1,
+                         .n = static_cast<int>(n),
+                         .add = &add,
+                         .bias = bias.empty() ? nullptr : &biases,
+                         .softcap = softcap,
+                         .m = &state->m,
+                         .l = &state->l,
+                         .factor = &factor});
     ASSERT_TRUE(s.front_intact());
 
     // Without a cap the logits are single float operations, equal in every table.
@@ -155,8 +164,76 @@ TEST_P(SoftmaxTest, CapIsRelativelyAccurate) {
         float s = static_cast<float>(sign * x);
         const double want = softcap * std::tanh(static_cast<double>(s) / softcap);
         State state;
-        GetParam()->softmax(&s, 1, 0.0f, nullptr, softcap, &state.m, &state.l);
+        float factor;
+        GetParam()->softmax({.s = &s,
+                             .ld = 1,
+                             .rows = 1,
+                             .n = 1,
+                             .softcap = softcap,
+                             .m = &state.m,
+                             .l = &state.l,
+                             .factor = &factor});
         ASSERT_NEAR(state.m, want, 4e-7 * std::fabs(want)) << x;
+      }
+    }
+  }
+}
+
+// A row is the same whatever rows stand beside it.
+TEST_P(SoftmaxTest, RowsAreIndependent) {
+  SplitMix64 random(7);
+  for (const int rows : {1, 2, 3, 4, 5, 8, 11}) {
+    for (const int n : {1, 15, 16, 40, 64, 131}) {
+      for (const int rows_per_bias : {1, 3}) {
+        const int ld = n + 5;
+        std::vector<float> s(static_cast<size_t>(rows) * ld, 77.0f);
+        std::vector<std::vector<float>> bias((rows + rows_per_bias - 1) / rows_per_bias);
+        std::vector<const float*> biases;
+        for (size_t b = 0; b < bias.size(); ++b) {
+          bias[b].resize(n);
+          for (float& v : bias[b]) v = random.Next() % 3 == 0 ? -kInfinity : 1.0f;
+          if (b % 4 == 2) std::fill(bias[b].begin(), bias[b].end(), -kInfinity);
+          biases.push_back(b % 2 == 1 ? nullptr : bias[b].data());
+        }
+        std::vector<float> m(rows);
+        std::vector<float> l(rows);
+        std::vector<float> add(rows);
+        std::vector<float> factor(rows, -1.0f);
+        for (int r = 0; r < rows; ++r) {
+          for (int j = 0; j < n; ++j) s[r * ld + j] = static_cast<float>(4 * random.Normal());
+          m[r] = r % 3 == 0 ? -kInfinity : static_cast<float>(6 * random.Normal());
+          l[r] = r % 3 == 0 ? 0.0f : 2.0f;
+          add[r] = static_cast<float>(random.Normal());
+        }
+        std::vector<float> alone = s;
+        std::vector<float> alone_m = m;
+        std::vector<float> alone_l = l;
+        GetParam()->softmax({.s = s.data(),
+                             .ld = ld,
+                             .rows = rows,
+                             .n = n,
+                             .add = add.data(),
+                             .bias = biases.data(),
+                             .rows_per_bias = rows_per_bias,
+                             .m = m.data(),
+                             .l = l.data(),
+                             .factor = factor.data()});
+        for (int r = 0; r < rows; ++r) {
+          float want_factor;
+          GetParam()->softmax({.s = &alone[r * ld],
+                               .ld = ld,
+                               .rows = 1,
+                               .n = n,
+                               .add = &add[r],
+                               .bias = &biases[r / rows_per_bias],
+                               .m = &alone_m[r],
+                               .l = &alone_l[r],
+                               .factor = &want_factor});
+          ASSERT_EQ(factor[r], want_factor) << r << " of " << rows << " n " << n;
+          ASSERT_EQ(m[r], alone_m[r]);
+          ASSERT_EQ(l[r], alone_l[r]);
+        }
+        ASSERT_EQ(s, alone) << rows << " rows, n " << n;
       }
     }
   }

@@ -3,7 +3,7 @@
 #ifndef TURBOQUANT_KERNELS_CPU_SOFTMAX_KERNEL_H_
 #define TURBOQUANT_KERNELS_CPU_SOFTMAX_KERNEL_H_
 
-#include <string.h>
+#include "kernels/kernel_api.h"
 
 namespace turboquant {
 namespace {
@@ -80,14 +80,13 @@ bool MaskBiasKernel(const uint16_t* mask, const uint16_t* hidden, float slope, i
   return seen;
 }
 
-// The largest of s[n] and `peak`.
-TQ_INLINE float PeakOf(const float* s, int n, float peak) {
+TQ_INLINE float LargestOf(const float* s, int n) {
   const int whole = n / kLanes * kLanes;
-  FloatVec top = Set(peak);
+  FloatVec top = Set(-__builtin_inff());
   for (int j = 0; j < whole; j += kLanes) top = Max(top, Load(s + j));
-  peak = MaxOfLanes(top);
-  for (int j = whole; j < n; ++j) peak = s[j] > peak ? s[j] : peak;
-  return peak;
+  float largest = MaxOfLanes(top);
+  for (int j = whole; j < n; ++j) largest = s[j] > largest ? s[j] : largest;
+  return largest;
 }
 
 // s <- softcap * tanh((s + add) / softcap) + bias.
@@ -101,20 +100,8 @@ TQ_INLINE void AddBias(float* s, int n, float add, const float* bias, float soft
   }
 }
 
-float SoftmaxKernel(float* s, int n, float add, const float* bias, float softcap, float* m,
-                    float* l) {
-  if (bias != nullptr || softcap > 0.0f) {
-    AddBias(s, n, add, bias, softcap);
-    add = 0.0f;
-  }
-  // Rounding keeps order: the largest sum is that of the largest logit.
-  const float infinity = __builtin_inff();
-  const float top = PeakOf(s, n, -infinity) + add;
-  const float peak = top > *m ? top : *m;
-  if (peak == -infinity) {  // nothing visible so far: -inf - -inf must not become NaN
-    memset(s, 0, static_cast<size_t>(n) * sizeof(float));
-    return 1.0f;
-  }
+// s <- exp(s + add - peak). Returns their sum, in lanes.
+TQ_INLINE FloatVec ExpRow(float* s, int n, float add, float peak) {
   const FloatVec adds = Set(add);
   const FloatVec shift = Set(peak);
   const int whole = n / kLanes * kLanes;
@@ -130,18 +117,54 @@ float SoftmaxKernel(float* s, int n, float add, const float* bias, float softcap
     StoreFirst(s + whole, e, rest);
     sum = Add(sum, LoadFirst(s + whole, rest));
   }
-  Sum16 total;
-  total.part[0] = sum;
-  for (int v = 1; v < kVecsOf16; ++v) total.part[v] = Zero();
-  float factor = 1.0f;
-  if (*m != peak) {
-    alignas(64) float lane[kLanes];
-    Store(lane, ExpNegative(Set(*m - peak)));
-    factor = lane[0];
+  return sum;
+}
+
+// The rows of a call that go side by side, so that one's reductions run under another's
+// exponentials.
+constexpr int kSoftmaxRows = 4;
+
+void SoftmaxRows(const LogitRows& x, int first, int rows) {
+  const float infinity = __builtin_inff();
+  float add[kSoftmaxRows];
+  float peak[kSoftmaxRows];
+  alignas(64) float change[kLanes] = {};
+  for (int t = 0; t < rows; ++t) {
+    const int r = first + t;
+    float* s = x.s + static_cast<ptrdiff_t>(r) * x.ld;
+    const float* bias = x.bias != nullptr ? x.bias[r / x.rows_per_bias] : nullptr;
+    add[t] = x.add != nullptr ? x.add[r] : 0.0f;
+    if (bias != nullptr || x.softcap > 0.0f) {
+      AddBias(s, x.n, add[t], bias, x.softcap);
+      add[t] = 0.0f;
+    }
+    // Rounding keeps order: the largest sum is that of the largest logit.
+    const float top = LargestOf(s, x.n) + add[t];
+    peak[t] = top > x.m[r] ? top : x.m[r];
+    // Nothing visible so far: -inf - -inf must not become NaN.
+    change[t] = peak[t] == -infinity ? 0.0f : x.m[r] - peak[t];
   }
-  *l = *l * factor + Fold(total);
-  *m = peak;
-  return factor;
+  FloatVec sums[kSoftmaxRows];
+  for (int t = 0; t < kSoftmaxRows; ++t) sums[t] = Zero();
+  for (int t = 0; t < rows; ++t) {
+    float* s = x.s + static_cast<ptrdiff_t>(first + t) * x.ld;
+    sums[t] = ExpRow(s, x.n, add[t], peak[t] == -infinity ? 0.0f : peak[t]);
+  }
+  float sum[kSoftmaxRows];
+  FoldFour(sums, sum);
+  Store(change, ExpNegative(Load(change)));
+  for (int t = 0; t < rows; ++t) {
+    const int r = first + t;
+    x.factor[r] = change[t];
+    x.l[r] = x.l[r] * change[t] + sum[t];
+    x.m[r] = peak[t];
+  }
+}
+
+void SoftmaxKernel(const LogitRows& x) {
+  for (int r = 0; r < x.rows; r += kSoftmaxRows) {
+    SoftmaxRows(x, r, x.rows - r < kSoftmaxRows ? x.rows - r : kSoftmaxRows);
+  }
 }
 
 }  // namespace

@@ -208,27 +208,34 @@ bool MaskBias(const uint16_t* mask, const uint16_t* hidden, float slope, int n, 
   return seen;
 }
 
-float Softmax(float* s, int n, float add, const float* bias, float softcap, float* m, float* l) {
-  float top = *m;
-  for (int j = 0; j < n; ++j) {
+void SoftmaxRow(const LogitRows& x, int r) {
+  float* s = x.s + static_cast<size_t>(r) * x.ld;
+  const float add = x.add != nullptr ? x.add[r] : 0.0f;
+  const float* bias = x.bias != nullptr ? x.bias[r / x.rows_per_bias] : nullptr;
+  float top = x.m[r];
+  for (int j = 0; j < x.n; ++j) {
     s[j] += add;
-    if (softcap > 0.0f) s[j] = softcap * std::tanh(s[j] / softcap);
+    if (x.softcap > 0.0f) s[j] = x.softcap * std::tanh(s[j] / x.softcap);
     if (bias != nullptr) s[j] += bias[j];
     top = s[j] > top ? s[j] : top;
   }
+  x.factor[r] = 1.0f;
   if (top == -kInfinity) {  // nothing visible so far: -inf - -inf must not become NaN
-    for (int j = 0; j < n; ++j) s[j] = 0.0f;
-    return 1.0f;
+    for (int j = 0; j < x.n; ++j) s[j] = 0.0f;
+    return;
   }
   float sum = 0.0f;
-  for (int j = 0; j < n; ++j) {
+  for (int j = 0; j < x.n; ++j) {
     s[j] = std::exp(s[j] - top);
     sum += s[j];
   }
-  const float factor = *m == top ? 1.0f : std::exp(*m - top);
-  *l = *l * factor + sum;
-  *m = top;
-  return factor;
+  if (x.m[r] != top) x.factor[r] = std::exp(x.m[r] - top);
+  x.l[r] = x.l[r] * x.factor[r] + sum;
+  x.m[r] = top;
+}
+
+void Softmax(const LogitRows& x) {
+  for (int r = 0; r < x.rows; ++r) SoftmaxRow(x, r);
 }
 
 constexpr KernelTable kScalarKernelTable = {
