@@ -197,6 +197,32 @@ TEST(AttentionPlan, WindowSkipsPagesNobodySees) {
   EXPECT_EQ(first, (10000 - 1 - 512 + 1) / 64);
 }
 
+TEST(AttentionPlan, FormatsAndTheirPath) {
+  const std::vector<int> lens = {1000};
+  const auto path = [&](int k, int v, int head_dim, int smem) {
+    tq_cuda_plan_request r = Request(lens);
+    r.k_format = k, r.v_format = v, r.head_dim = head_dim;
+    r.smem_per_block = smem, r.smem_per_sm = smem + 1024;
+    EXPECT_EQ(WhyUnsupported(r), "");
+    return ChoosePath(r);
+  };
+  constexpr int kLarge = 227 * 1024, kLittle = 99 * 1024;
+  for (const auto& [k, v] : std::vector<std::pair<int, int>>{
+           {4, 4}, {4, 3}, {4, 2}, {3, 4}, {3, 2}, {8, 8}, {8, 4}, {8, 3}, {20, 19}}) {
+    for (const int d : {64, 128, 256}) EXPECT_EQ(path(k, v, d, kLarge), TQ_CUDA_PATH_INT8);
+  }
+  EXPECT_EQ(path(8, 8, 80, kLarge), TQ_CUDA_PATH_PAIR);
+  EXPECT_EQ(path(4, 2, 80, kLarge), TQ_CUDA_PATH_PAIR);
+  EXPECT_EQ(path(2, 4, 128, kLarge), TQ_CUDA_PATH_PAIR);
+  EXPECT_EQ(path(4, 8, 128, kLarge), TQ_CUDA_PATH_PAIR);
+  // The table of centroids and the pages of turbo8 want their room.
+  EXPECT_EQ(path(8, 8, 128, kLittle), TQ_CUDA_PATH_PAIR);
+  EXPECT_EQ(path(8, 4, 128, kLittle), TQ_CUDA_PATH_PAIR);
+  EXPECT_EQ(path(8, 8, 64, kLittle), TQ_CUDA_PATH_INT8);
+  EXPECT_EQ(path(8, 8, 256, 163 * 1024), TQ_CUDA_PATH_PAIR);
+  EXPECT_EQ(path(8, 8, 128, 163 * 1024), TQ_CUDA_PATH_INT8);
+}
+
 TEST(AttentionPlan, DeclinesWithASentence) {
   const std::vector<int> lens = {100};
   const auto why = [&](auto change) {
