@@ -218,7 +218,7 @@ std::vector<Shape> Shapes(bool quick) {
   shapes.push_back({"turbo8 keys pair path B8 32K", 8, 8, 128, 8, 4, 1, even(8, 32768), 0, 0,
                     TQ_CUDA_PATH_PAIR});
   shapes.push_back({"turbo8 keys GQA8 B8 32K", 8, 8, 128, 8, 8, 1, even(8, 32768)});
-  for (const int d : {64, 80, 256}) {
+  for (const int d : {64, 80, 96, 192, 256}) {
     shapes.push_back(
         {"turbo8 keys d" + std::to_string(d) + " B8 32K", 8, 8, d, 8, 4, 1, even(8, 32768)});
   }

@@ -447,7 +447,7 @@ TEST_F(Bench, AttentionOnAGpu) {
                 f["bytes"].get<double>() / f["microseconds"].get<double>() * 1e-3, 1e-6);
   }
   EXPECT_TRUE(Has(Read(dir_ / "plot.svg"), "Paper GPU"));
-  const auto table = RunCuda({"-d", "80", "--kv", "balanced", "--kv", "turbo8"});
+  const auto table = RunCuda({"-d", "80", "--kv", "balanced", "--kv", "k=turbo2,v=turbo4"});
   ASSERT_EQ(table.exit_code, 0) << table.err;
   for (const char* part : {"Paper GPU", "balanced", "turbo4/turbo3", "pair", "of copy"}) {
     EXPECT_TRUE(Has(table.out, part)) << part << "\n" << table.out;

@@ -146,7 +146,7 @@ std::vector<CudaCase> SmallCases() {
       c.head_dim = d, c.dtype = TQ_CUDA_F32, c.coded_len = {130}, c.tail = {20}, c.kv_heads = 1;
     });
   }
-  for (const int d : {64, 128, 256}) {
+  for (const int d : {64, 80, 96, 128, 192, 256}) {
     for (const int v : {8, 4, 3}) {
       add("d" + std::to_string(d) + "_k8_v" + std::to_string(v), [d, v](CudaCase& c) {
         c.head_dim = d, c.k_format = 8, c.v_format = v, c.coded_len = {700, 77}, c.kv_heads = 1;

@@ -100,6 +100,9 @@ TEST(AttentionPlan, ConfigurationFollowsTheWork) {
   const std::vector<int> lens(32, 8192);
   tq_cuda_plan_request r = Request(lens);
   EXPECT_EQ(PlanAttention(r).plan.dynamic, 1);
+  r.k_format = r.v_format = TQ_CUDA_TURBO8;
+  EXPECT_EQ(PlanAttention(r).plan.config, kSlimConfig);
+  EXPECT_EQ(PlanAttention(r).plan.dynamic, 1);
   r.reproducible = 1;
   EXPECT_EQ(PlanAttention(r).plan.dynamic, 0);
 }
@@ -211,7 +214,7 @@ TEST(AttentionPlan, FormatsAndTheirPath) {
            {4, 4}, {4, 3}, {4, 2}, {3, 4}, {3, 2}, {8, 8}, {8, 4}, {8, 3}, {20, 19}}) {
     for (const int d : {64, 128, 256}) EXPECT_EQ(path(k, v, d, kLarge), TQ_CUDA_PATH_INT8);
   }
-  EXPECT_EQ(path(8, 8, 80, kLarge), TQ_CUDA_PATH_PAIR);
+  for (const int d : {80, 96, 192}) EXPECT_EQ(path(8, 8, d, kLarge), TQ_CUDA_PATH_INT8);
   EXPECT_EQ(path(4, 2, 80, kLarge), TQ_CUDA_PATH_PAIR);
   EXPECT_EQ(path(2, 4, 128, kLarge), TQ_CUDA_PATH_PAIR);
   EXPECT_EQ(path(4, 8, 128, kLarge), TQ_CUDA_PATH_PAIR);

@@ -264,8 +264,16 @@ std::vector<CudaCase> ConformanceCases() {
         [&, k = k, v = v](CudaCase& c) { c.k_format = k, c.v_format = v, c.coded_len = {333}; });
   }
   for (const int d : {64, 80, 96, 128, 192, 256}) {
-    for (const auto& [k, v] : std::vector<std::pair<int, int>>{
-             {4, 4}, {4, 3}, {3, 3}, {2, 2}, {20, 20}, {20, 19}, {19, 19}, {18, 18}}) {
+    for (const auto& [k, v] : std::vector<std::pair<int, int>>{{4, 4},
+                                                               {4, 3},
+                                                               {3, 3},
+                                                               {2, 2},
+                                                               {8, 8},
+                                                               {8, 3},
+                                                               {20, 20},
+                                                               {20, 19},
+                                                               {19, 19},
+                                                               {18, 18}}) {
       if (k < 16 && (d == 64 || d == 128 || d == 256)) continue;
       add("rows " + std::to_string(k) + "/" + std::to_string(v) + " d" + std::to_string(d),
           [&](CudaCase& c) {

@@ -57,8 +57,10 @@ struct Int8Shape {
   // Where a dim of a query stands in its column: what the lanes of one k step want lies together.
   static __device__ __forceinline__ int QueryPlace(int dim) {
     if constexpr (kByteKeys) {
-      // Lane t takes 16 bytes of each 64.
-      return dim % 64 / 16 * (kPaddedDim / 4) + dim / 64 * 16 + dim % 16;
+      // Lane t takes 16 bytes of each 64, and its share of the rest.
+      constexpr int kWhole = kDim / 64 * 64;
+      const int each = dim < kWhole ? 16 : (kDim - kWhole) / 4;
+      return dim % 64 / each * (kPaddedDim / 4) + dim / 64 * 16 + dim % each;
     } else {
       return kKeyRows ? KeyRow::Place(dim) : dim;
     }
@@ -66,7 +68,7 @@ struct Int8Shape {
   // The dim of o[n][i] in lanes (g, .).
   static __device__ __forceinline__ int OutputDim(int g, int i) {
     if constexpr (kByteValues) {
-      return i / 4 * 32 + 4 * g + i % 4;
+      return i < kDim / 32 * 4 ? i / 4 * 32 + 4 * g + i % 4 : kDim / 32 * 32 + 2 * g + i % 4;
     } else {
       return kValueRows ? ValueRow::OutputDim(g, i) : 8 * i + g;
     }
@@ -307,16 +309,24 @@ struct Int8Warp {
   __device__ __forceinline__ void ByteProducts(uint32_t page, int first, int lane,
                                                int (*acc)[kParts][kTiles][kChains][4]) const {
     const int g = lane >> 2, t = lane & 3;
-    const uint32_t rows = page + (16 * first + g) * S::kDim + 16 * t;
+    const uint32_t rows = page + (16 * first + g) * S::kDim;
 #pragma unroll
     for (int j = 0; j < kWords; j += 2) {
 #pragma unroll
       for (int c = 0; c < kChains; ++c) {
-        // 16 codes of a token: two k steps.
-        const uint4 codes[2] = {LoadShared16(rows + 16 * c * S::kDim + 32 * j),
-                                LoadShared16(rows + (16 * c + 8) * S::kDim + 32 * j)};
+        constexpr int kRest = S::kDim % 64 / 4;  // bytes of a lane
+        const uint32_t row = rows + 16 * c * S::kDim + 32 * j;
+        uint4 codes[2];
+        if (32 * j + 64 <= S::kDim) {
+          codes[0] = LoadShared16(row + 16 * t);
+          codes[1] = LoadShared16(row + 8 * S::kDim + 16 * t);
+        } else {
+          codes[0] = LoadRest<kRest>(row + kRest * t);
+          codes[1] = LoadRest<kRest>(row + 8 * S::kDim + kRest * t);
+        }
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
+          if (j + k >= kWords) continue;
           uint32_t high[4], low[4];
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
@@ -332,6 +342,17 @@ struct Int8Warp {
           }
         }
       }
+    }
+  }
+
+  // A lane's codes of the last dims, 8 or 4; zeros meet a query of zeros.
+  template <int kBytes>
+  static __device__ __forceinline__ uint4 LoadRest(uint32_t address) {
+    if constexpr (kBytes == 8) {
+      const uint2 two = LoadShared8(address);
+      return make_uint4(two.x, two.y, 0, 0);
+    } else {
+      return make_uint4(LoadShared4(address), 0, 0, 0);
     }
   }
 
@@ -626,13 +647,13 @@ struct Int8Warp {
     }
   }
 
-  // turbo8 values: lanes g take words of 4 dims, g + 8 j; o[n][4 j + i] is byte i of word j. Rows
-  // are a multiple of 64 bytes, so that all lanes g would read from one bank, each of another
+  // turbo8 values: lanes g take words of 4 dims, g + 8 j; o[n][4 j + i] is byte i of word j. Where
+  // rows are a multiple of 64 bytes, all lanes g would read from one bank, each of another
   // token: they take the words in turn, each from another one on, and put them in order.
   __device__ __forceinline__ void AccumulateBytes(uint32_t area, int lane,
                                                   const uint32_t (&b)[kTiles][2][2],
                                                   const float (&inverse)[kTiles]) {
-    constexpr int kTurns = S::kDim % 128 == 0 ? 4 : 2;
+    constexpr int kTurns = S::kDim % 128 == 0 ? 4 : S::kDim % 64 == 0 ? 2 : 1;
     const int g = lane >> 2, t = lane & 3;
     const int turn = kTurns == 4 ? t : t >> 1;
     uint32_t from[kTurns];
@@ -641,7 +662,7 @@ struct Int8Warp {
       from[k] = area + t * S::kDim + 4 * g + 32 * ((k + turn) % kTurns);
     }
 #pragma unroll
-    for (int j = 0; j < S::kDim / 32; j += kTurns) {
+    for (int j = 0; j + kTurns <= S::kDim / 32; j += kTurns) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint32_t words[8][kTurns];
@@ -663,6 +684,21 @@ struct Int8Warp {
             AccumulatePair(words, k, pair, with, inverse, 4 * (j + k) + pair);
           }
         }
+      }
+    }
+    if constexpr (S::kDim % 32 != 0) {
+      static_assert(S::kDim % 32 == 16, "2 dims for each lane g");
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t words[8][1];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          const int token = 32 * half + t + 4 * (i / 4) + 8 * (i % 4);
+          words[i][0] = LoadShared2(area + token * S::kDim + S::kDim / 32 * 32 + 2 * g);
+        }
+        uint32_t with[kTiles][2];
+        WeightStep(b, half, &with);
+        AccumulatePair(words, 0, 0, with, inverse, S::kDim / 32 * 4);
       }
     }
   }

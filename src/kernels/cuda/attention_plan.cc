@@ -293,7 +293,8 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r, const PlanChoice& cho
       }
     }
     // Pages claimed at run time even out many items; the order of sums then varies.
-    if (plan.config == kSlimLongConfig && r.reproducible == 0) plan.dynamic = 1;
+    const bool byte_keys = r.k_format == TQ_CUDA_TURBO8 && plan.config == kSlimConfig;
+    if ((plan.config == kSlimLongConfig || byte_keys) && r.reproducible == 0) plan.dynamic = 1;
   }
   if (choice.config >= 0) {
     plan.config = choice.config;

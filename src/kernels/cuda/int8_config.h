@@ -65,8 +65,7 @@ constexpr int TableBytes(int k_format) { return k_format == 8 ? 256 * 32 * 4 : 0
 
 // turbo8 keys: as many warps as pages fit beside the table, in two CTAs if these have four each.
 constexpr Int8Config ByteConfigOf(int k_format, int v_format, int head_dim, int tiles, int index) {
-  const bool built = head_dim == 64 || head_dim == 128 || head_dim == 256;
-  if (!built || tiles > (head_dim == 128 ? 2 : 1)) return {0, 0, 0};
+  if (tiles > (head_dim == 128 ? 2 : 1)) return {0, 0, 0};
   const int rest = TableBytes(k_format) + 10 * 1024;  // and static memory
   const int stage = StageBytes(k_format, v_format, head_dim, true);
   const int of_half = (113 * 1024 - rest) / stage, of_all = (226 * 1024 - rest) / stage;
