@@ -258,7 +258,7 @@ void EncodeSome(const CudaCase& c, const CudaTensors& t, tq_cuda_cache cache, in
         return;
       }
     }
-    if constexpr (dim.value == 64 || dim.value == 128) {
+    if constexpr (dim.value == 64 || dim.value == 128 || dim.value == 256) {
       if (encoder == Encoder::kRows) {
         constexpr int kSms = 1;
         const EncodeRowsArgs args = MakeEncodeRowsArgs(p, t.layout);
@@ -297,6 +297,12 @@ void ExpectTruth(const CudaCase& c, Encoder chunks) {
   std::fill_n(t.v_rows.begin() + static_cast<int64_t>(5 * width), width, uint8_t{0});
   StoreAs(c.dtype, 2.0f, &t.v_rows[5 * width]);
   StoreAs(c.dtype, INFINITY, &t.k_rows[7 * width]);
+  // A row that is one value when rotated, the largest that there can be beside its norm.
+  for (size_t i = 0; i < width / DtypeBytes(c.dtype); ++i) {
+    const size_t dim = i % static_cast<size_t>(c.head_dim);
+    const bool negative = (t.v_rotation.negative[dim / 32] >> (dim % 32) & 1u) != 0;
+    StoreAs(c.dtype, negative ? -2.0f : 2.0f, &t.v_rows[9 * width + i * DtypeBytes(c.dtype)]);
+  }
   FillRecords(c, &t, k, v);
   const std::vector<uint8_t> want = t.records;
   std::fill(t.records.begin(), t.records.end(), uint8_t{0});
@@ -380,7 +386,7 @@ std::vector<CudaCase> EncodeCases() {
 INSTANTIATE_TEST_SUITE_P(All, EncodeEmulated, ::testing::ValuesIn(EncodeCases()),
                          [](const auto& info) { return info.param.name; });
 
-// Those that one lane a row serves.
+// Those that encode_rows.cuh serves.
 std::vector<CudaCase> EncodeRowsCases() {
   std::vector<CudaCase> cases;
   for (const CudaCase& c : EncodeCases()) {

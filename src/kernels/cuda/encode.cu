@@ -157,8 +157,9 @@ cudaError_t LaunchEncode(const tq_cuda_encode_params& p, const RecordLayout& lay
     error = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
     if (error != cudaSuccess) return error;
     const EncodeRowsArgs rows = MakeEncodeRowsArgs(p, layout);
-    return layout.head_dim == 64 ? LaunchEncodeRows<64>(rows, sms, stream)
-                                 : LaunchEncodeRows<128>(rows, sms, stream);
+    return layout.head_dim == 64    ? LaunchEncodeRows<64>(rows, sms, stream)
+           : layout.head_dim == 128 ? LaunchEncodeRows<128>(rows, sms, stream)
+                                    : LaunchEncodeRows<256>(rows, sms, stream);
   }
   const EncodeArgs args{p, layout};
   const dim3 grid = EncodeGrid(p);

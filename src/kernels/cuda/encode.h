@@ -10,8 +10,6 @@
 
 namespace turboquant::cuda {
 
-inline constexpr float kFloatMax = 3.4028234e38f;
-
 // Sides of scalar formats.
 cudaError_t LaunchEncode(const tq_cuda_encode_params& p, const RecordLayout& layout,
                          cudaStream_t stream);

@@ -82,7 +82,7 @@ __device__ __forceinline__ uint16_t QuantizeRow(const Row& y, const float2* thre
       for (int j = 0; j < 4; ++j) codes[i / 4] |= four[j] / kEntry << (8 * j);
     }
   }
-  const float d = FoldRow(dot), n = FoldRow(norm);
+  const float d = FoldRow<Row>(dot), n = FoldRow<Row>(norm);
   return ScaleToHalf(FitScale(ScaleRule::kLeastSquares, 0.0f, d, n, Row::kBlocks * 16));
 }
 
@@ -217,25 +217,6 @@ __device__ __forceinline__ void StoreCanonical(const uint8_t* codes, uint8_t* ar
     }
     area[i] = static_cast<uint8_t>(byte);
   }
-}
-
-struct RowMeasure {
-  float inverse_rms;
-  bool valid;   // no NaN, no Inf, an energy within float
-  bool usable;  // and not zero
-};
-
-template <class Row>
-__device__ __forceinline__ RowMeasure MeasureLanes(const Row& y) {
-  float sums[Row::kPer] = {};
-#pragma unroll
-  for (int i = 0; i < Row::kValues; ++i) {
-    sums[i % Row::kPer] = sums[i % Row::kPer] + y.v[i] * y.v[i];
-  }
-  const float energy = FoldRow(sums);
-  const float inverse_rms = 1.0f / sqrtf(energy / static_cast<float>(Row::kBlocks * 16));
-  const bool valid = energy <= kFloatMax;
-  return {inverse_rms, valid, valid && energy > 0.0f && inverse_rms <= kFloatMax};
 }
 
 // Source row `source` of a sequence, minus its page's mean, with the signs of the rotation applied.

@@ -11,7 +11,7 @@
 
 namespace turboquant::cuda {
 
-inline constexpr int kBins = 128;
+inline constexpr int kBins = 136;
 
 // Values in the bin have the code of `offset` up to the threshold and the next one above it.
 struct alignas(8) QuantizeBin {
@@ -28,8 +28,8 @@ struct QuantizeTable {
   QuantizeCentroid centroids[16];
 };
 
-// Bins are a quarter wide, so no two thresholds share one; bin k is around (k - 64) / 4. A usable
-// row of d values has |u| <= sqrt(d) and a bit, so 128 of them are enough up to d = 240.
+// Bins are a quarter wide, so no two thresholds share one; bin k is around (k - 68) / 4. A usable
+// row of d values has |u| <= sqrt(d) and a bit, so 136 of them are enough up to d = 256.
 inline constexpr float kBinUnit = 0x1p-22f;  // last bit of floats in [2, 4)
 
 // Byte offset of u's bin in `bins`: u / (1/4) is rounded into the last bits of 2 + ..., whose other

@@ -1,10 +1,10 @@
-// A row spread over kLanes (2 or 4) lanes: lane l holds dims 16 k + kPer l + e, k < d / 16, e <
+// A row spread over kLanes (1, 2 or 4) lanes: lane l holds dims 16 k + kPer l + e, k < d / 16, e <
 // kPer = 16 / kLanes, at v[kPer k + e].
 //
 // So lane l owns classes kPer l .. of the 16-lane sums of the scalar truth, loads kPer neighbours
-// at once, and needs shuffles only for butterflies of stride kPer .. 8. Bit-exact to
-// math/rotation.h and codec/scalar_codec.h; files that use it are compiled without contraction
-// (-fmad=false).
+// at once, and needs shuffles only for butterflies of stride kPer .. 8. Lane l + 1 of a row is
+// kApart lanes after lane l. Bit-exact to math/rotation.h and codec/scalar_codec.h; files that use
+// it are compiled without contraction (-fmad=false).
 #ifndef TURBOQUANT_KERNELS_CUDA_ROW_LANES_CUH_
 #define TURBOQUANT_KERNELS_CUDA_ROW_LANES_CUH_
 
@@ -13,6 +13,8 @@
 #include "kernels/cuda/tile_layout.h"
 
 namespace turboquant::cuda {
+
+inline constexpr float kFloatMax = 3.4028234e38f;
 
 // n (2 or 4) neighbouring words of shared memory, or of global memory that nobody writes.
 template <int n>
@@ -32,10 +34,11 @@ __device__ __forceinline__ void LoadWords(const void* from, bool global, uint32_
   }
 }
 
-template <int kDim, int kLanes = 4>
+template <int kDim, int kLanes = 4, int kApart = 1>
 struct RowLanes {
   static constexpr int kBlocks = kDim / 16;
   static constexpr int kPer = 16 / kLanes;
+  static constexpr int kStep = kApart;
   static constexpr int kValues = kDim / kLanes;
   static constexpr int kSignWords = kDim / 2;  // of a row
   static constexpr int kOdd = kDim == 80 ? 5 : kDim == 96 || kDim == 192 ? 3 : 1;
@@ -149,7 +152,7 @@ struct RowLanes {
       const float sign = (l & h) != 0 ? -1.0f : 1.0f;
 #pragma unroll
       for (int i = 0; i < kValues; ++i) {
-        v[i] = fmaf(sign, v[i], __shfl_xor_sync(kAllLanes, v[i], h));
+        v[i] = fmaf(sign, v[i], __shfl_xor_sync(kAllLanes, v[i], h * kApart));
       }
     }
     // kPower is a multiple of 16, so strides of 16 dims and more stay in the lane.
@@ -203,20 +206,75 @@ struct RowLanes {
   }
 };
 
+// The steps of FoldLanes from `width` down.
+template <int width, int n>
+__device__ __forceinline__ void FoldHalves(float (&sum)[n]) {
+#pragma unroll
+  for (int e = 0; e < width; ++e) sum[e] = sum[e] + sum[e + width];
+  if constexpr (width > 1) FoldHalves<width / 2>(sum);
+}
+
 // FoldLanes of the 16 sums, kPer a lane; every lane of the row gets the result.
-template <int kPer>
-__device__ __forceinline__ float FoldRow(float (&sum)[kPer]) {
+template <class Row>
+__device__ __forceinline__ float FoldRow(float (&sum)[Row::kPer]) {
+  constexpr int kPer = Row::kPer;
 #pragma unroll
   for (int h = 16 / kPer / 2; h >= 1; h /= 2) {
 #pragma unroll
-    for (int e = 0; e < kPer; ++e) sum[e] = sum[e] + __shfl_xor_sync(kAllLanes, sum[e], h);
+    for (int e = 0; e < kPer; ++e) {
+      sum[e] = sum[e] + __shfl_xor_sync(kAllLanes, sum[e], h * Row::kStep);
+    }
   }
-#pragma unroll
-  for (int width = kPer / 2; width >= 1; width /= 2) {
-#pragma unroll
-    for (int e = 0; e < width; ++e) sum[e] = sum[e] + sum[e + width];
-  }
+  FoldHalves<kPer / 2>(sum);
   return sum[0];
+}
+
+// FoldLanes of two sums at once, for lane 0 of the row: half of the lanes fold `a`, the others `b`.
+template <class Row>
+__device__ __forceinline__ void FoldRows(float (&a)[Row::kPer], float (&b)[Row::kPer], int l,
+                                         float* sum_a, float* sum_b) {
+  constexpr int kPer = Row::kPer, kHalf = 8 / kPer;
+  if constexpr (kPer == 16) {
+    *sum_a = FoldRow<Row>(a);
+    *sum_b = FoldRow<Row>(b);
+  } else {
+    const bool upper = (l & kHalf) != 0;
+    float sum[kPer];
+#pragma unroll
+    for (int e = 0; e < kPer; ++e) {
+      const float other = __shfl_xor_sync(kAllLanes, upper ? a[e] : b[e], kHalf * Row::kStep);
+      sum[e] = (upper ? b[e] : a[e]) + other;
+    }
+    if constexpr (kHalf == 2) {
+#pragma unroll
+      for (int e = 0; e < kPer; ++e) {
+        sum[e] = sum[e] + __shfl_xor_sync(kAllLanes, sum[e], Row::kStep);
+      }
+    }
+    FoldHalves<kPer / 2>(sum);
+    *sum_a = sum[0];
+    *sum_b = __shfl_xor_sync(kAllLanes, sum[0], kHalf * Row::kStep);
+  }
+}
+
+struct RowMeasure {
+  float inverse_rms;
+  bool valid;   // no NaN, no Inf, an energy within float
+  bool usable;  // and not zero
+};
+
+template <class Row>
+__device__ __forceinline__ RowMeasure MeasureLanes(const Row& y) {
+  float sums[Row::kPer];  // squares are no -0: no zero to start with
+#pragma unroll
+  for (int i = 0; i < Row::kValues; ++i) {
+    const float square = y.v[i] * y.v[i];
+    sums[i % Row::kPer] = i < Row::kPer ? square : sums[i % Row::kPer] + square;
+  }
+  const float energy = FoldRow<Row>(sums);
+  const float inverse_rms = 1.0f / sqrtf(energy / static_cast<float>(Row::kBlocks * 16));
+  const bool valid = energy <= kFloatMax;
+  return {inverse_rms, valid, valid && energy > 0.0f && inverse_rms <= kFloatMax};
 }
 
 // Runs `call` with the head dim as a compile-time constant; false: not a head dim of the cache.

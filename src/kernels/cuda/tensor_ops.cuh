@@ -45,6 +45,11 @@ __device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, bool 
                : "memory");
 }
 
+// 4 bytes.
+__device__ __forceinline__ void CopyAsync4(uint32_t to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0],[%1],4;" ::"r"(to), "l"(from) : "memory");
+}
+
 __device__ __forceinline__ void CommitCopies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

@@ -19,6 +19,7 @@ constexpr size_t kMaxDynamicBytes = 256 << 10;
 struct Copy {
   void* to;
   const void* from;
+  size_t bytes;
   bool there;
 };
 
@@ -88,9 +89,9 @@ void FinishGroups(Fiber* fiber, size_t keep) {
   while (fiber->groups.size() > keep + 1) {
     for (const Copy& copy : fiber->groups.front()) {
       if (copy.there) {
-        std::memcpy(copy.to, copy.from, 16);
+        std::memcpy(copy.to, copy.from, copy.bytes);
       } else {
-        std::memset(copy.to, 0, 16);
+        std::memset(copy.to, 0, copy.bytes);
       }
     }
     fiber->groups.erase(fiber->groups.begin());
@@ -136,8 +137,8 @@ void WithWarp(void* slot, void (*act)(void** slots)) {
   Meet(&machine->warps[machine->current / kWarp], kWarp, machine->current % kWarp, slot, act);
 }
 
-void QueueCopy(void* to, const void* from, bool there) {
-  machine->fibers[machine->current].groups.back().push_back({to, from, there});
+void QueueCopy(void* to, const void* from, size_t bytes, bool there) {
+  machine->fibers[machine->current].groups.back().push_back({to, from, bytes, there});
 }
 
 void CommitCopies() { machine->fibers[machine->current].groups.emplace_back(); }

@@ -63,8 +63,9 @@ void WaitForBlock();
 // once, before any lane goes on.
 void WithWarp(void* slot, void (*act)(void** slots));
 
-// The copies of CopyAsync16: done at the latest possible time, when they are waited for.
-void QueueCopy(void* to, const void* from, bool there);
+// The copies of CopyAsync16 and CopyAsync4: done at the latest possible time, when they are waited
+// for.
+void QueueCopy(void* to, const void* from, size_t bytes, bool there);
 void CommitCopies();
 void WaitCopies(int pending);
 

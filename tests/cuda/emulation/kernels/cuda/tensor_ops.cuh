@@ -48,7 +48,11 @@ inline void MmaBfloat(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32
 }
 
 inline void CopyAsync16(uint32_t to, const void* from, bool there) {
-  emulation::QueueCopy(emulation::DynamicBytes() + to, from, there);
+  emulation::QueueCopy(emulation::DynamicBytes() + to, from, 16, there);
+}
+
+inline void CopyAsync4(uint32_t to, const void* from) {
+  emulation::QueueCopy(emulation::DynamicBytes() + to, from, 4, true);
 }
 
 inline void CommitCopies() { emulation::CommitCopies(); }
