@@ -538,20 +538,22 @@ __global__ void __launch_bounds__(RowTile<kDim>::kThreads, RowTile<kDim>::kCtas)
     }
   }
   WaitForKernelBefore();
+  const int step = static_cast<int>(gridDim.x), first = static_cast<int>(blockIdx.x);
   if (threadIdx.x < 2) {
-    const int index = blockIdx.x + threadIdx.x * gridDim.x, sides = 2 * a.p.cache.num_kv_heads;
+    const int index = first + static_cast<int>(threadIdx.x) * step;
+    const int sides = 2 * a.p.cache.num_kv_heads;
     FillItem(a, index / sides, index % sides, &sh.items[threadIdx.x]);
   }
   __syncthreads();
   FetchRows<kDim>(sh.items[0], sh.rows[0]);
   CommitCopies();
 #pragma unroll 1
-  for (int i = 0, index = blockIdx.x; index < a.items; ++i, index += gridDim.x) {
+  for (int i = 0, index = first; index < a.items; ++i, index += step) {
     EncodeItem* next = &sh.items[(i + 1) & 3];
     FetchRows<kDim>(*next, sh.rows[(i + 1) & 1]);
     CommitCopies();
     // The warps take turns.
-    if (threadIdx.x == 32 * (i % (kThreads / 32))) {
+    if (static_cast<int>(threadIdx.x) == 32 * (i % (kThreads / 32))) {
       FillItem(a, next->place + a.step_pages, next->rest + a.step_sides, &sh.items[(i + 2) & 3]);
     }
     WaitCopies<1>();
