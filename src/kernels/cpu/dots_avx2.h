@@ -25,7 +25,7 @@ template <int kRows>
 constexpr int kScoreVectors = kRows == 1 ? 4 : 2;
 constexpr int kMaxSumRows = 6;
 template <int kRows>
-constexpr int kSumVectors = kRows <= 2   ? 4
+constexpr int kSumVectors = kRows == 1   ? 4
                             : kRows <= 4 ? 2
                                          : 1;
 
