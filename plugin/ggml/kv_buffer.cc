@@ -54,7 +54,6 @@ struct State {
   std::unordered_map<Buffer*, KvBuffer> buffers;
   bool report_due = false;
   std::atomic<int> runs_to_settle{0};
-  std::atomic<size_t> bytes_set{0};  // by a state that is being loaded, since pages were settled
 };
 
 State& G() {
@@ -179,20 +178,14 @@ size_t RootOffset(const Tensor* t, size_t offset) {
   return (t->view_src != nullptr ? t->view_offs : 0) + offset;
 }
 
-void SettleAllPages() {
-  std::lock_guard<std::mutex> lock(G().mutex);
-  for (auto& [key, buffer] : G().buffers) {
-    if (!buffer.tensors.empty()) buffer.pages.Settle();
-  }
-}
-
 // Loading a state fills many pages at once. The first token behind it shall not pay for them.
-void NoteBytesSet(size_t bytes) {
-  constexpr size_t kSettleBytes = size_t{32} << 20;
+void SettlePagesOf(Buffer* buffer, const KvTensor& cache, size_t bytes_set) {
+  constexpr size_t kManyBytes = size_t{1} << 20;
+  if (bytes_set < kManyBytes) return;
   SettlePagesSoon();
-  if (G().bytes_set.fetch_add(bytes, std::memory_order_relaxed) + bytes < kSettleBytes) return;
-  G().bytes_set.store(0, std::memory_order_relaxed);
-  SettleAllPages();
+  std::lock_guard<std::mutex> lock(G().mutex);
+  auto it = G().buffers.find(buffer);
+  if (it != G().buffers.end()) it->second.pages.Settle(cache.storage(), cache.storage_bytes());
 }
 
 void SetTensor(Buffer* buffer, Tensor* t, const void* data, size_t offset, size_t size) {
@@ -203,7 +196,7 @@ void SetTensor(Buffer* buffer, Tensor* t, const void* data, size_t offset, size_
   }
   try {
     cache->SetBytes(RootOffset(t, offset), data, size, WantsRows(t, *cache));
-    NoteBytesSet(size);
+    SettlePagesOf(buffer, *cache, size);
   } catch (const std::exception& e) {
     LogError(cache->name() + ": rows not stored: " + e.what());
   }
@@ -421,7 +414,10 @@ void SettlePages() {
   constexpr int kRuns = 64;
   if (G().runs_to_settle.fetch_sub(1, std::memory_order_relaxed) > 0) return;
   G().runs_to_settle.store(kRuns, std::memory_order_relaxed);
-  SettleAllPages();
+  std::lock_guard<std::mutex> lock(G().mutex);
+  for (auto& [key, buffer] : G().buffers) {
+    if (!buffer.tensors.empty()) buffer.pages.Settle();
+  }
 }
 
 }  // namespace turboquant::ggml

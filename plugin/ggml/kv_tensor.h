@@ -45,6 +45,7 @@ class KvTensor {
   int cells() const { return cells_; }
   int streams() const { return streams_; }
   size_t f16_bytes() const { return static_cast<size_t>(width_) * 2 * cells_ * streams_; }
+  const uint8_t* storage() const { return storage_; }
   size_t storage_bytes() const { return storage_bytes_; }
 
   // Fixes the head size. Returns false if rows of this head size cannot be coded: the tensor then

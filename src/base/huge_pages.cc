@@ -45,12 +45,23 @@ HugePages::HugePages(void* memory, size_t bytes) {
   if (last > first_) settled_.assign((last - first_) / kPiece, false);
 }
 
-int HugePages::Settle() {
+int HugePages::Settle() { return SettlePieces(0, settled_.size()); }
+
+int HugePages::Settle(const void* memory, size_t bytes) {
+  const auto begin = std::max(reinterpret_cast<uintptr_t>(memory), first_);
+  const uintptr_t end =
+      std::min(reinterpret_cast<uintptr_t>(memory) + bytes, first_ + settled_.size() * kPiece);
+  if (begin >= end) return 0;
+  return SettlePieces((begin - first_) / kPiece, (end - first_ + kPiece - 1) / kPiece);
+}
+
+// Pieces [first, last).
+int HugePages::SettlePieces(size_t first, size_t last) {
   int made = 0;
   const auto ready = [&](size_t i) {
-    return i < settled_.size() && !settled_[i] && InUse(first_ + i * kPiece);
+    return i < last && !settled_[i] && InUse(first_ + i * kPiece);
   };
-  for (size_t i = 0; i < settled_.size(); ++i) {
+  for (size_t i = first; i < last; ++i) {
     const size_t begin = i;
     while (ready(i)) settled_[i++] = true;
     if (i == begin) continue;

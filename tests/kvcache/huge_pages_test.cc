@@ -91,9 +91,11 @@ TEST_F(HugePagesTest, OnlyWhatIsInUse) {
     }
   }
 
-  // What has filled since.
+  // What has filled since, in the memory asked for.
   fill(2, kPiece);
-  EXPECT_EQ(pages.Settle(), 1);
+  EXPECT_EQ(pages.Settle(piece(0), 2 * kPiece), 0);
+  EXPECT_EQ(pages.Settle(piece(3), 5 * kPiece), 0);
+  EXPECT_EQ(pages.Settle(piece(3) - 1, 1), 1);
   EXPECT_EQ(HugeBytes(), 3 * kPiece);
   EXPECT_EQ(pages.Settle(), 0);
 }
