@@ -409,14 +409,18 @@ void AttentionRun::FinishRow(int problem, int kv_head, int row, const States& st
   }
   sum *= factor;
   for (int s = 0; s < states.segments; ++s) sum += states.m[s] * states.l[s];
-  float o[kMaxHeadDim] = {};
-  const auto add = [&](int first, int segments) {
-    kernels_->dense_accumulate(states.o + static_cast<size_t>(first) * vd, vd, states.m + first,
-                               segments, 1, segments, o);
+  float o[kMaxHeadDim];
+  std::fill_n(o, vd, 0.0f);
+  // Adds segments [first, last). False if none of them was seen.
+  const auto add = [&](int first, int last) {
+    const float* w = states.m;
+    if (std::none_of(w + first, w + last, [](float weight) { return weight > 0.0f; })) return false;
+    kernels_->dense_accumulate(states.o + static_cast<size_t>(first) * vd, vd, w + first,
+                               last - first, 1, last - first, o);
+    return true;
   };
-  add(0, coded);
-  if (IsCoded(p.v.format)) kernels_->unrotate(p.v.rotation, o, o);
-  add(coded, states.segments - coded);
+  if (add(0, coded) && IsCoded(p.v.format)) kernels_->unrotate(p.v.rotation, o, o);
+  add(coded, states.segments);
   const float inverse = 1.0f / sum;
   for (int d = 0; d < p.out_dim; ++d) out[d] = o[d] * inverse;
 }
