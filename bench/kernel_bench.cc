@@ -67,7 +67,7 @@ double MeasurePeak(int lanes) {
 
 double PeakFlops(const KernelTable& table) {
 #if defined(__x86_64__)
-  if (table.name == "avx512") {
+  if (table.name.starts_with("avx512")) {
     static const double peak = MeasurePeak(16);
     return peak;
   }
@@ -343,7 +343,7 @@ void RegisterTable(const KernelTable& table) {
 
 int main(int argc, char** argv) {
   using turboquant::FindKernels;
-  for (const char* name : {"scalar", "avx2", "avxvnni", "avx512"}) {
+  for (const char* name : {"scalar", "avx2", "avxvnni", "avx512", "avx512amx"}) {
     if (FindKernels(name) != nullptr) turboquant::RegisterTable(*FindKernels(name));
   }
   benchmark::Initialize(&argc, argv);

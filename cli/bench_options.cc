@@ -35,7 +35,7 @@ void AddOutput(CLI::App* app, BenchOutput* output) {
 void AddKernels(CLI::App* app, BenchArguments* arguments) {
   BenchKernelsOptions* options = &arguments->kernels;
   app->add_option("--isa", options->tables,
-                  "scalar, avx2, avxvnni, avx512, neon, neondot (default: all it has)")
+                  "scalar, avx2, avxvnni, avx512, avx512amx, neon, neondot (default: all it has)")
       ->delimiter(',');
   app->add_option("--format", options->formats, "turbo4,turbo3,... (default: all)")->delimiter(',');
   app->add_option("-d,--head-dim", options->head_dims, "values of a row (default: 64,128)")
@@ -72,7 +72,7 @@ void AddAttention(CLI::App* app, BenchArguments* arguments) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app->add_option("--isa", options->table,
-                  "scalar, avx2, avxvnni, avx512, neon, neondot (default: the best)");
+                  "scalar, avx2, avxvnni, avx512, avx512amx, neon, neondot (default: the best)");
   app->add_option("-d,--head-dim", options->head_dim, "values of a row")->capture_default_str();
   app->add_option("--kv-heads", options->kv_heads, "kv heads (default: 2, cuda: 8)")
       ->check(CLI::Range(1, 256));

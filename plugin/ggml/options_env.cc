@@ -30,7 +30,7 @@ Result<PluginOptions> ReadOptions() {
     if (options.kernels == nullptr) {
       return InvalidArgument(
           std::string("TURBOQUANT_KERNELS='") + name +
-          "' is not available here; unset it, or use scalar, avx2, avxvnni or avx512");
+          "' is not available here; unset it, or use scalar, avx2, avxvnni, avx512 or avx512amx");
     }
   }
   return options;

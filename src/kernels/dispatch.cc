@@ -4,6 +4,10 @@
 #ifdef TURBOQUANT_X86
 #include <cpuid.h>
 #endif
+#ifdef TURBOQUANT_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(TURBOQUANT_NEON) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -75,6 +79,44 @@ const KernelTable* Avx512Kernels() {
   return available ? &kAvx512KernelTable : nullptr;
 }
 
+#ifdef TURBOQUANT_AMX
+
+namespace {
+
+// Linux lets a process use the large state of the tiles after it has asked (arch_prctl(2));
+// threads, and the host program's own use, have it too from then on.
+bool MayUseTiles() {
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // XFEATURE_XTILE_DATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+bool HasAmx() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  if (!HasAvx512() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  constexpr unsigned kTileAndInt8 = 3u << 24;
+  if ((edx & kTileAndInt8) != kTileAndInt8) return false;
+  // Which states the operating system saves; AVX-512 is there, so this may be read.
+  unsigned low = 0;
+  unsigned high = 0;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kTileStates = 3u << 17;
+  return (low & kTileStates) == kTileStates && MayUseTiles();
+}
+
+}  // namespace
+
+const KernelTable* Avx512AmxKernels() {
+  static const bool available = HasAmx();
+  static const KernelTable table = Extended(kAvx512KernelTable, "avx512amx", kAvx512AmxKernels);
+  return available ? &table : nullptr;
+}
+
+#endif  // TURBOQUANT_AMX
+
 #else
 
 const KernelTable* Avx2Kernels() { return nullptr; }
@@ -82,6 +124,10 @@ const KernelTable* AvxVnniKernels() { return nullptr; }
 const KernelTable* Avx512Kernels() { return nullptr; }
 
 #endif  // TURBOQUANT_X86
+
+#ifndef TURBOQUANT_AMX
+const KernelTable* Avx512AmxKernels() { return nullptr; }
+#endif
 
 #ifdef TURBOQUANT_NEON
 
@@ -113,9 +159,9 @@ const KernelTable* NeonDotprodKernels() { return nullptr; }
 
 #endif  // TURBOQUANT_NEON
 
-std::array<const KernelTable*, 6> AllKernels() {
-  return {Avx512Kernels(),      AvxVnniKernels(), Avx2Kernels(),
-          NeonDotprodKernels(), NeonKernels(),    &ScalarKernels()};
+std::array<const KernelTable*, 7> AllKernels() {
+  return {Avx512AmxKernels(),   Avx512Kernels(), AvxVnniKernels(), Avx2Kernels(),
+          NeonDotprodKernels(), NeonKernels(),   &ScalarKernels()};
 }
 
 const KernelTable* FindKernels(std::string_view name) {

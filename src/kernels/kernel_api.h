@@ -73,7 +73,8 @@ struct LogitRows {
 };
 
 struct KernelTable {
-  std::string_view name;  // "scalar", "avx2", "avxvnni", "avx512", "neon", "neondot"
+  // "scalar", "avx2", "avxvnni", "avx512", "avx512amx", "neon", "neondot"
+  std::string_view name;
 
   // f16 -> f32 and back (round to nearest even), n values.
   void (*half_to_float)(const uint16_t* in, float* out, size_t n);
@@ -153,11 +154,13 @@ const KernelTable& ScalarKernels();
 const KernelTable* Avx2Kernels();
 const KernelTable* AvxVnniKernels();
 const KernelTable* Avx512Kernels();
+// Asks the operating system, once, for this process to use the matrix unit.
+const KernelTable* Avx512AmxKernels();
 const KernelTable* NeonKernels();
 const KernelTable* NeonDotprodKernels();
 
 // All of these, the fastest first.
-std::array<const KernelTable*, 6> AllKernels();
+std::array<const KernelTable*, 7> AllKernels();
 
 // The fastest table of this CPU; FindKernels forces one by its name. An unknown or unavailable name
 // gives null.

@@ -358,7 +358,7 @@ TEST_F(EndToEnd, DoctorJson) {
   EXPECT_EQ(json["active"], true);
   EXPECT_EQ(json["plugin"]["loads"], true);
   EXPECT_EQ(json["kv_cache"]["layers_compressed"], 4);
-  EXPECT_TRUE((std::set<std::string>{"scalar", "avx2", "avxvnni", "avx512"}.contains(
+  EXPECT_TRUE((std::set<std::string>{"scalar", "avx2", "avxvnni", "avx512", "avx512amx"}.contains(
       json["kernels"].get<std::string>())));
 }
 

@@ -256,6 +256,8 @@ def kernels():
         available.append("avxvnni")
     if {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= flags:
         available.append("avx512")
+        if {"amx_tile", "amx_int8"} <= flags:
+            available.append("avx512amx")
     for policy in ("k=turbo4,v=turbo3", "turbo3,tail=0,sink=0,center=off", "k=turbo4t,v=turbo3t"):
         base = None
         for kernel in available:

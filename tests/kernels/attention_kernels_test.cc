@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "base/fp16.h"
@@ -303,13 +304,14 @@ class CodedAttentionTest : public testing::TestWithParam<CodedCase> {
   Rounding RoundingFrom(int first) const {
     const bool wide = GetParam().format == Format::kTurbo8;
     const double largest = wide ? Centroids(8)[255] : 2.8;
-    Rounding rounding = {
-        {},
-        first % kTileCells,
-        largest,
-        wide ? largest / 16256 : 0.0,
-        GetParam().table->name == "avx512" ? 65024.0 : 32512.0,
-        wide && GetParam().table->name.starts_with("avx") && GetParam().table->name != "avx512"};
+    const std::string_view table = GetParam().table->name;
+    const bool widest = table.starts_with("avx512");
+    Rounding rounding = {{},
+                         first % kTileCells,
+                         largest,
+                         wide ? largest / 16256 : 0.0,
+                         widest ? 65024.0 : 32512.0,
+                         wide && table.starts_with("avx") && !widest};
     for (const uint16_t s : scales_) rounding.scales.push_back(HalfToFloat(s));
     return rounding;
   }
@@ -357,6 +359,89 @@ TEST_P(CodedAttentionTest, AccumulateFromInsideATile) { CheckAccumulateOf(TileFo
 TEST_P(CodedAttentionTest, AccumulateKeyTiles) { CheckAccumulateOf(TileForm::kKeys, 3); }
 
 INSTANTIATE_TEST_SUITE_P(Tables, CodedAttentionTest, testing::ValuesIn(CodedCases()), CodedName);
+
+// The matrix unit makes the sums of the vector unit: the same integers, rounded in the same steps.
+TEST(MatrixUnit, GivesTheBitsOfTheVectorUnit) {
+  const KernelTable* tiles = Avx512AmxKernels();
+  if (tiles == nullptr) GTEST_SKIP() << "no AMX here";
+  const KernelTable& vectors = *Avx512Kernels();
+  constexpr int kCells = 300;
+  SplitMix64 random(33);
+  for (const Format format : kFormats) {
+    if (!IsCoded(format)) continue;
+    for (const int d : TestHeadDims()) {
+      std::vector<uint8_t> codes(TilesBytes(CodeBytes(format, d), kCells + kTileCells));
+      for (uint8_t& byte : codes) byte = static_cast<uint8_t>(random.Next());
+      std::vector<uint16_t> scales(kCells + kTileCells);
+      for (uint16_t& s : scales) {
+        s = FloatToHalf(static_cast<float>(std::exp(random.Normal())));
+      }
+      for (const int rows : {1, 3, 8, 9, 21}) {
+        std::vector<float> q(static_cast<size_t>(rows) * d);
+        for (float& x : q) x = static_cast<float>(random.Normal());
+        GuardedBuffer<uint8_t> prepared(rows * PreparedQueryBytes(d));
+        vectors.prepare_queries(q.data(), d, rows, prepared.data());
+        for (const auto& [first, n] : {std::pair(0, 128), std::pair(5, 40), std::pair(13, 290)}) {
+          const size_t size = static_cast<size_t>(rows) * n;
+          std::vector<float> out(size);
+          std::vector<float> same(size);
+          const CodedTiles keys = {format, d, codes.data(), scales.data(), first, TileForm::kKeys};
+          vectors.coded_scores(keys, prepared.data(), rows, n, out.data(), n);
+          tiles->coded_scores(keys, prepared.data(), rows, n, same.data(), n);
+          ASSERT_EQ(out, same) << FormatName(format) << " d " << d << " rows " << rows << " n "
+                               << n;
+          for (float& w : out)
+            w = random.Uniform() < 0.3 ? 0 : static_cast<float>(random.Uniform());
+          std::vector<float> sum = q;
+          std::vector<float> same_sum = q;
+          const CodedTiles values = {format,        d,     codes.data(),
+                                     scales.data(), first, TileForm::kValues};
+          vectors.coded_accumulate(values, out.data(), n, rows, n, sum.data());
+          tiles->coded_accumulate(values, out.data(), n, rows, n, same_sum.data());
+          ASSERT_EQ(sum, same_sum)
+              << FormatName(format) << " d " << d << " rows " << rows << " n " << n;
+        }
+      }
+    }
+  }
+}
+
+#ifdef TURBOQUANT_AMX
+// Hosts set the shapes of their tiles once a thread and rely on them.
+TEST(MatrixUnit, LeavesTheTilesOfTheHostAsTheyAre) {
+  const KernelTable* table = Avx512AmxKernels();
+  if (table == nullptr) GTEST_SKIP() << "no AMX here";
+  constexpr int kDim = 64;
+  constexpr int kCells = 128;
+  GuardedBuffer<uint8_t> prepared(PreparedQueryBytes(kDim));
+  const std::vector<float> q(kDim, 1.0f);
+  table->prepare_queries(q.data(), kDim, 1, prepared.data());
+  const std::vector<uint8_t> codes(TilesBytes(CodeBytes(Format::kTurbo4, kDim), kCells));
+  const std::vector<uint16_t> scales(kCells, 0x3C00);
+  std::vector<float> s(kCells);
+  std::vector<float> o(kDim);
+  const auto use = [&] {
+    table->coded_scores({Format::kTurbo4, kDim, codes.data(), scales.data(), 0, TileForm::kKeys},
+                        prepared.data(), 1, kCells, s.data(), kCells);
+    table->coded_accumulate(
+        {Format::kTurbo4, kDim, codes.data(), scales.data(), 0, TileForm::kValues}, q.data(), 0, 1,
+        kCells / 2, o.data());
+  };
+  alignas(64) uint8_t before[64] = {};
+  alignas(64) uint8_t after[64];
+  use();
+  asm volatile("sttilecfg %0" : "=m"(after));
+  EXPECT_EQ(std::memcmp(before, after, 64), 0) << "tiles are left behind";
+  before[0] = 1;  // palette; tile 0: 3 rows of 20 bytes
+  before[16] = 20;
+  before[48] = 3;
+  asm volatile("ldtilecfg %0" : : "m"(before));
+  use();
+  asm volatile("sttilecfg %0" : "=m"(after));
+  asm volatile("tilerelease");
+  EXPECT_EQ(std::memcmp(before, after, 64), 0);
+}
+#endif  // TURBOQUANT_AMX
 
 // Every number of cells up to several blocks, from tiles that end at the end of their pages. Scores
 // do not depend on it; sums are differences of those over the first cells. A cell too much or too

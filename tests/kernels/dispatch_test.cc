@@ -10,6 +10,7 @@ TEST(Dispatch, FindsTablesByName) {
   EXPECT_EQ(FindKernels("avx2"), Avx2Kernels());
   EXPECT_EQ(FindKernels("avxvnni"), AvxVnniKernels());
   EXPECT_EQ(FindKernels("avx512"), Avx512Kernels());
+  EXPECT_EQ(FindKernels("avx512amx"), Avx512AmxKernels());
   EXPECT_EQ(FindKernels("neon"), NeonKernels());
   EXPECT_EQ(FindKernels("neondot"), NeonDotprodKernels());
   EXPECT_EQ(FindKernels(""), nullptr);
@@ -21,13 +22,14 @@ TEST(Dispatch, BestIsTheWidestAvailable) {
   if (Avx2Kernels() != nullptr) want = Avx2Kernels();
   if (AvxVnniKernels() != nullptr) want = AvxVnniKernels();
   if (Avx512Kernels() != nullptr) want = Avx512Kernels();
+  if (Avx512AmxKernels() != nullptr) want = Avx512AmxKernels();
   if (NeonKernels() != nullptr) want = NeonKernels();
   if (NeonDotprodKernels() != nullptr) want = NeonDotprodKernels();
   EXPECT_EQ(&BestKernels(), want);
 }
 
 TEST(Dispatch, TablesAreCompleteAndKnowTheirNames) {
-  for (const char* name : {"scalar", "avx2", "avxvnni", "avx512", "neon", "neondot"}) {
+  for (const char* name : {"scalar", "avx2", "avxvnni", "avx512", "avx512amx", "neon", "neondot"}) {
     const KernelTable* table = FindKernels(name);
     if (table == nullptr) continue;
     EXPECT_EQ(table->name, name);

@@ -21,6 +21,7 @@ struct CodedKernels {
   void (*coded_accumulate)(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o);
 };
 extern const CodedKernels kAvxVnniKernels;      // beside kAvx2KernelTable
+extern const CodedKernels kAvx512AmxKernels;    // beside kAvx512KernelTable
 extern const CodedKernels kNeonDotprodKernels;  // beside kNeonKernelTable
 
 }  // namespace turboquant
