@@ -376,12 +376,12 @@ TEST(MatrixUnit, GivesTheBitsOfTheVectorUnit) {
       for (uint16_t& s : scales) {
         s = FloatToHalf(static_cast<float>(std::exp(random.Normal())));
       }
-      for (const int rows : {1, 3, 8, 9, 21}) {
+      for (const int rows : {1, 5, 8, 9, 21}) {
         std::vector<float> q(static_cast<size_t>(rows) * d);
         for (float& x : q) x = static_cast<float>(random.Normal());
         GuardedBuffer<uint8_t> prepared(rows * PreparedQueryBytes(d));
         vectors.prepare_queries(q.data(), d, rows, prepared.data());
-        for (const auto& [first, n] : {std::pair(0, 128), std::pair(5, 40), std::pair(13, 290)}) {
+        for (const auto& [first, n] : {std::pair(0, 128), std::pair(5, 70), std::pair(13, 290)}) {
           const size_t size = static_cast<size_t>(rows) * n;
           std::vector<float> out(size);
           std::vector<float> same(size);
@@ -413,19 +413,20 @@ TEST(MatrixUnit, LeavesTheTilesOfTheHostAsTheyAre) {
   if (table == nullptr) GTEST_SKIP() << "no AMX here";
   constexpr int kDim = 64;
   constexpr int kCells = 128;
-  GuardedBuffer<uint8_t> prepared(PreparedQueryBytes(kDim));
-  const std::vector<float> q(kDim, 1.0f);
-  table->prepare_queries(q.data(), kDim, 1, prepared.data());
+  constexpr int kRows = 8;
+  GuardedBuffer<uint8_t> prepared(kRows * PreparedQueryBytes(kDim));
+  const std::vector<float> q(kRows * kDim, 1.0f);
+  table->prepare_queries(q.data(), kDim, kRows, prepared.data());
   const std::vector<uint8_t> codes(TilesBytes(CodeBytes(Format::kTurbo4, kDim), kCells));
   const std::vector<uint16_t> scales(kCells, 0x3C00);
-  std::vector<float> s(kCells);
-  std::vector<float> o(kDim);
+  std::vector<float> s(kRows * kCells, 1.0f);
+  std::vector<float> o(kRows * kDim);
   const auto use = [&] {
     table->coded_scores({Format::kTurbo4, kDim, codes.data(), scales.data(), 0, TileForm::kKeys},
-                        prepared.data(), 1, kCells, s.data(), kCells);
+                        prepared.data(), kRows, kCells, s.data(), kCells);
     table->coded_accumulate(
-        {Format::kTurbo4, kDim, codes.data(), scales.data(), 0, TileForm::kValues}, q.data(), 0, 1,
-        kCells / 2, o.data());
+        {Format::kTurbo4, kDim, codes.data(), scales.data(), 0, TileForm::kValues}, s.data(),
+        kCells, kRows, kCells, o.data());
   };
   alignas(64) uint8_t before[64] = {};
   alignas(64) uint8_t after[64];

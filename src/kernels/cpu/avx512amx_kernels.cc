@@ -26,19 +26,23 @@
 namespace turboquant {
 namespace {
 
-// Below it, the vector unit is faster: to make the matrix unit ready costs as much as some cells.
-constexpr int kFewestCells = 16;
+// Calls with less work than this are faster in the vector unit (docs/adr/0009): to make the matrix
+// unit ready takes 50 ns, and it takes as long for one query row as for eight.
+constexpr int kFewestCells = 64;
+template <typename Source>
+constexpr int kFewestScoreRows = Source::kBytes == 1 ? 4 : 2;
+constexpr int kFewestSumRows = 7;
 
 template <typename Source>
 void ScoresOf(const CodedTiles& k, const uint8_t* prepared, int rows, int n, float* out, int ld) {
-  if (!Source::ServesKeys(k) || n < kFewestCells) {
+  if (!Source::ServesKeys(k) || rows < kFewestScoreRows<Source> || n < kFewestCells) {
     return kAvx512KernelTable.coded_scores(k, prepared, rows, n, out, ld);
   }
   TileScores<Source>(k, prepared, rows, n, out, ld);
 }
 template <typename Source>
 void AccumulateOf(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o) {
-  if (!Source::ServesValues(v) || n < kFewestCells) {
+  if (!Source::ServesValues(v) || rows < kFewestSumRows || n < kFewestCells) {
     return kAvx512KernelTable.coded_accumulate(v, p, ld, rows, n, o);
   }
   TileAccumulate<Source>(v, p, ld, rows, n, o);

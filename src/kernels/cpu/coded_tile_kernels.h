@@ -496,8 +496,8 @@ struct SumCall {
   TQ_INLINE void Unpack(int cell, int half, int unit, int units, unsigned tiles,
                         StepBlock* steps) const {
     const size_t cell_bytes = RowCodeBytes(v.format, v.head_dim);
-    Source::Unpack(v.codes + static_cast<size_t>(cell + half * kHalfCells) * cell_bytes,
-                   4 * cell_bytes, v.head_dim, unit, units, HalfOf(tiles, half), steps);
+    Source::Unpack(v.codes + static_cast<size_t>(cell) * cell_bytes, half, 4 * cell_bytes,
+                   v.head_dim, unit, units, HalfOf(tiles, half), steps);
   }
   static TQ_INLINE unsigned HalfOf(unsigned tiles, int half) {
     return tiles >> (half * (kHalfCells / kTileLanes)) & kHalfTiles;

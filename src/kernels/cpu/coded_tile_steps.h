@@ -5,7 +5,7 @@
 // Values here come in passes over `kPass` units of a row (values, or byte positions of codes), four
 // vectors of steps, and half a block of cells.
 //   Units       of a row
-//   Unpack      as UnpackBlock
+//   Unpack      as UnpackBlock, one half of the block that starts at `codes`
 //   AddSums     adds unit * sums to row o
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_TILE_STEPS_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_TILE_STEPS_H_
@@ -75,21 +75,26 @@ struct ByteSteps {
 
   static TQ_INLINE int Units(int d) { return d / kSide; }
 
-  static TQ_INLINE void Unpack(const uint8_t* codes, size_t group_bytes, int d, int first,
+  static TQ_INLINE void Unpack(const uint8_t* codes, int half, size_t group_bytes, int d, int first,
                                int positions, unsigned tiles, StepBlock* block) {
     if (positions == kPass) {
-      UnpackPass<true>(codes, group_bytes, d, first, positions, tiles, block);
+      UnpackPass<true>(codes, half, group_bytes, d, first, positions, tiles, block);
     } else {
-      UnpackPass<false>(codes, group_bytes, d, first, positions, tiles, block);
+      UnpackPass<false>(codes, half, group_bytes, d, first, positions, tiles, block);
     }
   }
 
   template <bool kWhole>
-  static TQ_INLINE void UnpackPass(const uint8_t* codes, size_t group_bytes, int d, int first,
-                                   int positions, unsigned tiles, StepBlock* block) {
+  static TQ_INLINE void UnpackPass(const uint8_t* codes, int half, size_t group_bytes, int d,
+                                   int first, int positions, unsigned tiles, StepBlock* block) {
     constexpr int kChunks = kPass / kLanes;
     const ByteTable table = LoadByteTable(kStepTable<kBits, TileForm::kValues>.bytes);
-    const size_t ahead = kSumCells / 4 * group_bytes;
+    // The next block's lines are asked for in their order, whatever place of this one is read.
+    const int passes = (Units(d) + kPass - 1) / kPass;
+    const size_t share = group_bytes / static_cast<size_t>(passes);
+    const int visits = first / kPass * (kHalfCells / 4);
+    codes += static_cast<size_t>(half) * kHalfCells / 4 * group_bytes;
+    const uint8_t* next = codes + kSumCells / 4 * group_bytes + static_cast<size_t>(visits) * share;
     const HighRuns runs = kBits == 3 ? HighRunsAt(d, first) : HighRuns{0, 0, ZeroInt()};
     for (int tile = 0; tile < kHalfCells / kTileLanes; ++tile) {
       if ((tiles >> tile & 1u) == 0) continue;
@@ -103,12 +108,13 @@ struct ByteSteps {
           if (count <= 0) break;
           IntVec bytes[kSide];
           LoadStepPlanes<kBits, 0, kSide>(at, first + k, count, runs, table, bytes);
-          __builtin_prefetch(at + ahead + 4 * (first + k));
           for (int t = 0; t < kSide; ++t) {
             StoreCodes(to + kVectorBytes * (c * kSide + t), bytes[t]);
           }
         }
-        if (kBits == 3) __builtin_prefetch(at + ahead + runs.run0);
+        for (size_t b = 0; b < share; b += 64) {
+          __builtin_prefetch(next + static_cast<size_t>(group) * share + b);
+        }
       }
     }
   }
@@ -138,11 +144,11 @@ struct ValueSteps : Source {
   static TQ_INLINE bool ServesValues(const CodedTiles& v) { return v.form == TileForm::kValues; }
 
   static TQ_INLINE int Units(int d) { return d; }
-  static TQ_INLINE void Unpack(const uint8_t* codes, size_t group_bytes, int d, int first,
+  static TQ_INLINE void Unpack(const uint8_t* codes, int half, size_t group_bytes, int d, int first,
                                int values, unsigned tiles, StepBlock* block) {
-    if (first == 0) {
-      PrefetchBytes(codes + kSumCells / 4 * group_bytes, kHalfCells / 4 * group_bytes);
-    }
+    const size_t half_bytes = kHalfCells / 4 * group_bytes;
+    codes += static_cast<size_t>(half) * half_bytes;
+    if (first == 0) PrefetchBytes(codes + 2 * half_bytes, half_bytes);
     Source::UnpackBlock(codes, group_bytes, d, first, values, tiles, block);
   }
   static TQ_INLINE void AddSums(const FloatVec (&sum)[kPassVectors], float unit, int d, int first,
