@@ -13,13 +13,12 @@ namespace turboquant {
 namespace {
 
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
-constexpr int kTile = 256;  // cells of one inner step for few query rows
-constexpr int kMoreRowsTile = 128;
-constexpr int kManyRowsTile = 64;  // for many: their logits stay in the first-level cache
-constexpr int kFewRows = 16;       // up to so many query rows, exact rows are read as they are
-constexpr int kExactChunk = 32;    // exact rows of one work item for few query rows
-constexpr int kDirectRows = 129;   // from so many query rows on, items own whole query tiles
-constexpr int kTileRows = 96;      // query rows of such a tile
+constexpr int kTile = 256;          // cells of one inner step for few query rows
+constexpr int kMoreRowsTile = 128;  // for more: logits of kTileRows stay in the first-level cache
+constexpr int kFewRows = 16;        // up to so many query rows, exact rows are read as they are
+constexpr int kExactChunk = 32;     // exact rows of one work item for few query rows
+constexpr int kDirectRows = 129;    // from so many query rows on, items own whole query tiles
+constexpr int kTileRows = 48;       // query rows of such a tile
 
 // Cells of one work item: about 32 items a head, so that threads share them evenly, and never so
 // few that their states cost as much as their rows.
@@ -344,9 +343,7 @@ void AttentionRun::Attend(const Span& span, const States& states) const {
   const int vd = p.v.head_dim;
   Tile tile;
   tile.rows = (span.token1 - span.token0) * p.group;
-  tile.cells = tile.rows <= kFewRows         ? kTile
-               : tile.rows < kDirectRows / 2 ? kMoreRowsTile
-                                             : kManyRowsTile;
+  tile.cells = tile.rows <= kFewRows ? kTile : kMoreRowsTile;
   tile.row_bias = p.slopes != nullptr || p.mask_head_stride != 0;
   const size_t bias_rows = tile.row_bias ? tile.rows : span.token1 - span.token0;
   if (bias_of.size() < bias_rows) bias_of.resize(bias_rows);

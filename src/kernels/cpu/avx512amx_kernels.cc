@@ -18,9 +18,10 @@
 #include "kernels/cpu/dots_avx512.h"
 // Then what builds on the codec and on them.
 #include "kernels/cpu/coded_byte_kernels.h"
-#include "kernels/cpu/coded_tile_kernels.h"
 #include "kernels/cpu/coded_trellis_kernels.h"
 #include "kernels/cpu/coded_wide_kernels.h"
+// And the tiles on all of it.
+#include "kernels/cpu/coded_tile_kernels.h"
 #include "kernels/cpu/cpu_tables.h"
 
 namespace turboquant {

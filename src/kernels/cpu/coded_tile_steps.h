@@ -12,6 +12,7 @@
 
 #include "kernels/cpu/coded_byte_kernels.h"
 #include "kernels/cpu/coded_step_kernels.h"
+#include "kernels/cpu/coded_wide_kernels.h"
 
 namespace turboquant {
 namespace {
