@@ -189,6 +189,7 @@ class Bench {
     request.num_sms = result_.limits.num_sms;
     request.smem_per_block = result_.limits.smem_per_block;
     request.smem_per_sm = result_.limits.smem_per_sm;
+    request.bytes_per_clock = result_.limits.bytes_per_clock;
     char reason[256] = "";
     if (cuda_.supports(&request, reason, sizeof(reason)) != TQ_CUDA_OK) return Unsupported(reason);
     tq_cuda_plan plan{};

@@ -20,7 +20,7 @@ tq_cuda_status tq_cuda_check_device(char* reason, size_t reason_bytes) {
 }
 
 tq_cuda_status tq_cuda_query_device(tq_cuda_device* device) {
-  *device = {132, 232448, 233472, 90};
+  *device = {132, 232448, 233472, 90, 13};
   return TQ_CUDA_OK;
 }
 

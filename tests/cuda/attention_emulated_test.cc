@@ -20,7 +20,7 @@ void PrintTo(const CudaCase& c, std::ostream* to) { *to << c.name; }
 
 namespace {
 
-constexpr tq_cuda_device kDevice{8, 227 * 1024, 228 * 1024, 90};
+constexpr tq_cuda_device kDevice{8, 227 * 1024, 228 * 1024, 90, 13};
 
 struct Emulated {
   explicit Emulated(const CudaCase& c)

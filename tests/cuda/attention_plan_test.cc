@@ -15,10 +15,11 @@
 namespace turboquant::cuda {
 namespace {
 
-constexpr tq_cuda_device kH200{132, 227 * 1024, 228 * 1024, 90};
-constexpr tq_cuda_device kSmall{68, 99 * 1024, 100 * 1024, 89};
+constexpr tq_cuda_device kH100{132, 227 * 1024, 228 * 1024, 90, 13};
+constexpr tq_cuda_device kH200{132, 227 * 1024, 228 * 1024, 90, 19};
+constexpr tq_cuda_device kSmall{68, 99 * 1024, 100 * 1024, 89, 5};
 
-tq_cuda_plan_request Request(const std::vector<int>& lens, const tq_cuda_device& device = kH200) {
+tq_cuda_plan_request Request(const std::vector<int>& lens, const tq_cuda_device& device = kH100) {
   tq_cuda_plan_request r{};
   r.k_format = r.v_format = TQ_CUDA_TURBO4;
   r.head_dim = 128;
@@ -30,6 +31,7 @@ tq_cuda_plan_request Request(const std::vector<int>& lens, const tq_cuda_device&
   r.num_sms = device.num_sms;
   r.smem_per_block = device.smem_per_block;
   r.smem_per_sm = device.smem_per_sm;
+  r.bytes_per_clock = device.bytes_per_clock;
   return r;
 }
 
@@ -70,16 +72,20 @@ void ExpectCovers(const tq_cuda_plan_request& r, const AttentionPlan& plan) {
 }
 
 TEST(AttentionPlan, EqualLengthsSplitIntoOneWave) {
-  for (const int batch : {1, 2, 3, 8, 16, 32}) {
-    const std::vector<int> lens(static_cast<size_t>(batch), 32768);
-    const tq_cuda_plan_request r = Request(lens);
-    const AttentionPlan plan = PlanAttention(r);
-    EXPECT_EQ(plan.plan.path, TQ_CUDA_PATH_INT8);
-    EXPECT_EQ(plan.plan.uniform, 1);
-    const Int8Config config = Int8ConfigOf(4, 4, 128, 1, plan.plan.config);
-    EXPECT_LE(plan.plan.num_items, kH200.num_sms * config.ctas_per_sm);
-    EXPECT_GE(plan.plan.num_items, kH200.num_sms * 8 / 10);
-    ExpectCovers(r, plan);
+  for (const tq_cuda_device& device : {kH100, kH200}) {
+    for (const int batch : {1, 2, 3, 8, 16, 32}) {
+      const std::vector<int> lens(static_cast<size_t>(batch), 32768);
+      const tq_cuda_plan_request r = Request(lens, device);
+      const AttentionPlan plan = PlanAttention(r);
+      EXPECT_EQ(plan.plan.path, TQ_CUDA_PATH_INT8);
+      EXPECT_EQ(plan.plan.uniform, 1);
+      const Int8Config config = Int8ConfigOf(4, 4, 128, 1, plan.plan.config);
+      // 256 kv heads: two waves of wide CTAs where memory is fast.
+      const int waves = batch == 32 && device.bytes_per_clock > 16 ? 2 : 1;
+      EXPECT_LE(plan.plan.num_items, waves * device.num_sms * config.ctas_per_sm);
+      EXPECT_GE(plan.plan.num_items, waves * device.num_sms * 8 / 10);
+      ExpectCovers(r, plan);
+    }
   }
 }
 
@@ -105,6 +111,45 @@ TEST(AttentionPlan, ConfigurationFollowsTheWork) {
   EXPECT_EQ(PlanAttention(r).plan.dynamic, 1);
   r.reproducible = 1;
   EXPECT_EQ(PlanAttention(r).plan.dynamic, 0);
+}
+
+TEST(AttentionPlan, FastMemoryWantsMoreWarps) {
+  const auto plan = [](int batch, bool exact_rows) {
+    const std::vector<int> lens(static_cast<size_t>(batch), 32768);
+    const std::vector<int> exact(static_cast<size_t>(batch), 132);
+    tq_cuda_plan_request r = Request(lens, kH200);
+    if (exact_rows) r.exact_len = exact.data();
+    return PlanAttention(r).plan;
+  };
+  // 256 kv heads fill 132 SMs twice, 512 four times.
+  for (const int batch : {32, 64}) {
+    EXPECT_EQ(plan(batch, false).config, kWideLongConfig);
+    EXPECT_EQ(plan(batch, false).num_items, 8 * batch);
+  }
+  // 160 fill them neither once nor twice, and exact rows are no full item.
+  for (const auto& p : {plan(20, false), plan(20, true)}) {
+    EXPECT_EQ(p.config, kSlimLongConfig);
+    EXPECT_EQ(p.num_items, 3 * 160);
+    EXPECT_EQ(p.dynamic, 0);
+  }
+}
+
+TEST(AttentionPlan, FastMemoryTakesWhatTheSweepFoundThere) {
+  const std::vector<int> lens(8, 32768);
+  const auto plan = [&lens](int k_format, int v_format, int head_dim) {
+    tq_cuda_plan_request r = Request(lens, kH200);
+    r.k_format = k_format, r.v_format = v_format, r.head_dim = head_dim;
+    const tq_cuda_plan p = PlanAttention(r).plan;
+    return std::tuple(p.config, p.splits, p.dynamic);
+  };
+  EXPECT_EQ(plan(4, 4, 96), std::tuple(kSlimConfig, 6, 0));
+  EXPECT_EQ(plan(3, 3, 80), std::tuple(kSlimConfig, 6, 0));
+  EXPECT_EQ(plan(TQ_CUDA_TURBO3T, TQ_CUDA_TURBO3T, 128), std::tuple(kSlimConfig, 6, 0));
+  EXPECT_EQ(plan(TQ_CUDA_TURBO4T, TQ_CUDA_TURBO4T, 128), std::tuple(kSlimConfig, 4, 0));
+  EXPECT_EQ(plan(TQ_CUDA_TURBO4T, TQ_CUDA_TURBO3T, 256), std::tuple(kSlimConfig, 4, 1));
+  EXPECT_EQ(plan(4, 4, 256), std::tuple(kSlimConfig, 4, 1));
+  EXPECT_EQ(plan(TQ_CUDA_TURBO8, TQ_CUDA_TURBO8, 128), std::tuple(kWideConfig, 2, 1));
+  EXPECT_EQ(plan(TQ_CUDA_TURBO8, 4, 128), std::tuple(kSlimConfig, 4, 1));
 }
 
 TEST(AttentionPlan, TheCacheIsReadOnceForAsManyRowsAsPossible) {

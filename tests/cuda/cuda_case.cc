@@ -228,6 +228,7 @@ tq_cuda_plan_request PlanRequest(const CudaCase& c, const CudaTensors& t,
   r.num_sms = device.num_sms;
   r.smem_per_block = device.smem_per_block;
   r.smem_per_sm = device.smem_per_sm;
+  r.bytes_per_clock = device.bytes_per_clock;
   return r;
 }
 

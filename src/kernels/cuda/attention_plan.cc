@@ -13,6 +13,16 @@ constexpr int kLongPages = 2;
 // Longer items than this are better cut up among the slim configuration's more warps: a warp's own
 // latency, not memory, is then the limit.
 constexpr int kMostWidePages = 160;
+// From this many bytes of memory for each clock of an SM on, 8 warps of the slim configuration do
+// not keep enough pages in flight, and claiming pages at run time costs more than it evens out. An
+// H200 has 19, an H100 or A100 13.
+constexpr int kFastMemory = 16;
+constexpr int kMostWideWaves = 4;
+// Pages up to this size are unpacked from rows by as many CTAs as an SM holds, where memory is
+// fast.
+constexpr int kSmallRecord = 6656;
+
+bool HasFastMemory(const tq_cuda_plan_request& r) { return r.bytes_per_clock >= kFastMemory; }
 
 int CeilDiv(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
@@ -132,6 +142,65 @@ int EvenSplits(const Sequence& s, int heads, int slots, int least_pages) {
   const int room = slots / heads - s.exact_items;
   const int most = std::max(1, s.pages / std::max(1, least_pages));
   return std::clamp(room, 1, std::min(most, kMaxPartials - 1));
+}
+
+struct Schedule {
+  int config;
+  int slots;    // CTAs to cut the work up for
+  int least;    // pages of an item, if there are so many
+  int dynamic;  // 1: pages claimed at run time even out many items; the order of sums then varies
+};
+
+// One wide CTA an SM is best for equal sequences if it leaves few SMs idle, and where memory is
+// fast and sequences are long, one for each of many, some after others. False: it is not.
+bool ChooseWide(const tq_cuda_plan_request& r, const Shape& shape, const Sequence& s, int heads,
+                Schedule* out) {
+  if (shape.wide.warps == 0) return false;
+  const bool fast = HasFastMemory(r);
+  const int most = fast && s.exact_items == 0 ? kMostWideWaves : 1;
+  for (int waves = 1; waves <= most; ++waves) {
+    const int slots = waves * r.num_sms;
+    const int splits = EvenSplits(s, heads, slots, shape.wide.warps);
+    const int ctas = heads * (splits + s.exact_items);
+    // With exact rows that holds only where their item is one of many.
+    const bool few_exact = s.exact_items == 0 || splits >= 8;
+    const bool is_long =
+        shape.wide_long.warps > 0 && s.pages >= kLongPages * shape.wide_long.warps * splits;
+    // Where long items have no configuration of their own, the slim one is as good, but for pages
+    // so large that its warps are few.
+    const bool is_short = s.pages <= kMostWidePages * splits;
+    const bool large = fast && r.k_format == TQ_CUDA_TURBO8 && r.v_format == TQ_CUDA_TURBO8;
+    const bool served = waves == 1 ? is_long || is_short || large : is_long && splits == 1;
+    if (few_exact && served && ctas <= slots && ctas * 20 >= slots * 17) {
+      *out = {is_long ? kWideLongConfig : kWideConfig, slots, shape.wide.warps,
+              large && !is_short ? 1 : 0};
+      return true;
+    }
+  }
+  return false;
+}
+
+// Of the int8 path, by the rule that bench/cuda_sweep.cuh found on an H100 and an H200.
+Schedule ChooseSchedule(const tq_cuda_plan_request& r, const Shape& shape,
+                        const std::vector<Sequence>& sequences, bool even, int heads) {
+  Schedule schedule{};
+  if (even && ChooseWide(r, shape, sequences[0], heads, &schedule)) return schedule;
+  const bool fast = HasFastMemory(r);
+  const bool is_long = shape.slim_long.warps > 0;
+  const Int8Config slim = is_long ? shape.slim_long : shape.slim;
+  schedule.config = is_long ? kSlimLongConfig : kSlimConfig;
+  schedule.slots = r.num_sms * Resident(r, shape.tiles, slim);
+  // Equal long items of 3 and 4 bits want no more neighbours than that on an SM, nor do equal items
+  // whose codes are unpacked from rows.
+  const bool few = is_long && r.k_format > TQ_CUDA_TURBO2 && !fast;
+  const bool unpacked = OrderOf(TileFormatOf(r.k_format), r.head_dim) == TileOrder::kRows &&
+                        !(fast && RecordBytes(r.k_format, r.v_format, r.head_dim) <= kSmallRecord);
+  if (even && (few || unpacked)) schedule.slots = std::min(schedule.slots, 2 * r.num_sms);
+  schedule.least = slim.warps;
+  // Where memory is fast, claiming pages pays for few shapes: those with few warps an SM.
+  const bool claims = fast && even ? r.head_dim == 256 && shape.tiles == 1 : is_long;
+  schedule.dynamic = claims || r.k_format == TQ_CUDA_TURBO8 ? 1 : 0;
+  return schedule;
 }
 
 void AppendItems(const std::vector<Sequence>& sequences, const tq_cuda_plan_request& r,
@@ -261,41 +330,11 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r, const PlanChoice& cho
            (r.exact_len == nullptr || r.exact_len[b] == r.exact_len[0]);
   }
 
-  constexpr int kPairCtas = 3;
   const int heads = r.batch * head_tiles;
-  int slots = r.num_sms * kPairCtas;
-  int least = 2;
-  if (plan.path == TQ_CUDA_PATH_INT8) {
-    const Int8Config slim = shape.slim_long.warps > 0 ? shape.slim_long : shape.slim;
-    plan.config = shape.slim_long.warps > 0 ? kSlimLongConfig : kSlimConfig;
-    slots = r.num_sms * Resident(r, shape.tiles, slim);
-    // Equal long items of 3 and 4 bits want no more neighbours than that on an SM, nor do equal
-    // items whose codes are unpacked from rows.
-    const bool long_items = plan.config == kSlimLongConfig && r.k_format > TQ_CUDA_TURBO2;
-    const bool unpacked = OrderOf(TileFormatOf(r.k_format), r.head_dim) == TileOrder::kRows;
-    if (even && (long_items || unpacked)) slots = std::min(slots, 2 * r.num_sms);
-    least = slim.warps;
-    if (even && shape.wide.warps > 0) {
-      // One wide CTA an SM is best if it leaves few SMs idle.
-      const Sequence& s = sequences[0];
-      const int splits = EvenSplits(s, heads, r.num_sms, shape.wide.warps);
-      const int ctas = heads * (splits + s.exact_items);
-      // With exact rows that holds only where their item is one of many.
-      const bool few_exact = s.exact_items == 0 || splits >= 8;
-      const bool is_long =
-          shape.wide_long.warps > 0 && s.pages >= kLongPages * shape.wide_long.warps * splits;
-      // Where long items have no configuration of their own, the slim one is as good.
-      const bool served = is_long || s.pages <= kMostWidePages * splits;
-      if (few_exact && served && ctas <= r.num_sms && ctas * 20 >= r.num_sms * 17) {
-        plan.config = is_long ? kWideLongConfig : kWideConfig;
-        slots = r.num_sms;
-        least = shape.wide.warps;
-      }
-    }
-    // Pages claimed at run time even out many items; the order of sums then varies.
-    const bool byte_keys = r.k_format == TQ_CUDA_TURBO8 && plan.config == kSlimConfig;
-    if ((plan.config == kSlimLongConfig || byte_keys) && r.reproducible == 0) plan.dynamic = 1;
-  }
+  Schedule schedule{0, 3 * r.num_sms, 2, 0};  // the pair path's: 3 CTAs an SM
+  if (plan.path == TQ_CUDA_PATH_INT8) schedule = ChooseSchedule(r, shape, sequences, even, heads);
+  plan.config = schedule.config;
+  plan.dynamic = r.reproducible == 0 ? schedule.dynamic : 0;
   if (choice.config >= 0) {
     plan.config = choice.config;
     plan.dynamic = choice.dynamic;
@@ -304,10 +343,10 @@ AttentionPlan PlanAttention(const tq_cuda_plan_request& r, const PlanChoice& cho
   if (even) {
     for (Sequence& s : sequences) {
       s.splits = choice.splits > 0 ? std::min(choice.splits, std::max(1, s.pages))
-                                   : EvenSplits(s, heads, slots, least);
+                                   : EvenSplits(s, heads, schedule.slots, schedule.least);
     }
   } else {
-    const int pages = PagesPerItem(sequences, head_tiles, slots, least);
+    const int pages = PagesPerItem(sequences, head_tiles, schedule.slots, schedule.least);
     for (Sequence& s : sequences) {
       s.splits = std::clamp(CeilDiv(s.pages, pages), 1, kMaxPartials - s.exact_items);
     }

@@ -104,6 +104,21 @@ void Explain(const std::string& text, char* reason, size_t bytes) {
   reason[n] = '\0';
 }
 
+// What tq_cuda_device says of memory; 0 where the driver does not tell.
+int32_t BytesPerClock(int device, int sms) {
+  int clock = 0, memory_clock = 0, bits = 0;  // kHz, kHz (two transfers a clock)
+  for (const auto& [value, attribute] : {std::pair(&clock, cudaDevAttrClockRate),
+                                         std::pair(&memory_clock, cudaDevAttrMemoryClockRate),
+                                         std::pair(&bits, cudaDevAttrGlobalMemoryBusWidth)}) {
+    if (cudaDeviceGetAttribute(value, attribute, device) != cudaSuccess || *value <= 0) {
+      cudaGetLastError();
+      return 0;
+    }
+  }
+  const double bytes = 2.0 * memory_clock * bits / 8;
+  return static_cast<int32_t>(bytes / clock / sms + 0.5);
+}
+
 }  // namespace
 }  // namespace turboquant::cuda
 
@@ -129,7 +144,7 @@ tq_cuda_status tq_cuda_query_device(tq_cuda_device* device) {
       cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index) != cudaSuccess) {
     return TQ_CUDA_FAILED;
   }
-  *device = {values[0], values[1], values[2], 10 * major + minor};
+  *device = {values[0], values[1], values[2], 10 * major + minor, BytesPerClock(index, values[0])};
   return major >= 8 ? TQ_CUDA_OK : TQ_CUDA_UNSUPPORTED;
 }
 

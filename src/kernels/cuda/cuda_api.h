@@ -33,7 +33,7 @@
 extern "C" {
 #endif
 
-#define TQ_CUDA_API_VERSION 2
+#define TQ_CUDA_API_VERSION 3
 
 typedef enum tq_cuda_status {
   TQ_CUDA_OK = 0,
@@ -139,6 +139,7 @@ typedef struct tq_cuda_plan_request {
   int32_t path;          // tq_cuda_path
   int32_t reproducible;  // 1: sums in an order that depends on the plan alone
   int32_t num_sms, smem_per_block, smem_per_sm;  // of the device (tq_cuda_query_device)
+  int32_t bytes_per_clock;
 } tq_cuda_plan_request;
 
 // One CTA's share of the work.
@@ -171,6 +172,7 @@ typedef struct tq_cuda_plan {
 
 typedef struct tq_cuda_device {
   int32_t num_sms, smem_per_block, smem_per_sm, compute_capability;  // e.g. 90
+  int32_t bytes_per_clock;  // of device memory, for each SM, at the highest clocks; 0: not known
 } tq_cuda_device;
 
 // Rows to encode: source row i of sequence b becomes coded token first_token[b] + i, for
