@@ -12,6 +12,9 @@
 //   UnpackKeys  one tile to steps with their offset: d / 4 columns of 16 dwords (dwords = cells,
 //               bytes = four values), per byte plane
 //   UnpackBlock, Vectors, AddTo: values; vectors of lanes = values, bytes = the cells of a group
+//               `ahead`: what to ask for meanwhile
+// Codes of later blocks are asked for a few bytes at a time: many at once would wait for each
+// other, and the arithmetic for all of them.
 #ifndef TURBOQUANT_KERNELS_CPU_CODED_STEP_KERNELS_H_
 #define TURBOQUANT_KERNELS_CPU_CODED_STEP_KERNELS_H_
 
@@ -150,7 +153,6 @@ void StepScores(const CodedTiles& k, const uint8_t* prepared, int rows, int n, f
   for (int j = -(k.first % kTileLanes); j < n; j += at_once * kTileLanes, tile += at_once) {
     const int tiles = Smaller((n - j + kTileLanes - 1) / kTileLanes, at_once);
     const uint8_t* codes = k.codes + static_cast<size_t>(tile) * tile_bytes;
-    if (tiles == at_once) PrefetchBytes(codes + at_once * tile_bytes, at_once * tile_bytes);
     for (int t = 0; t < tiles; ++t) {
       Source::UnpackKeys(codes + t * tile_bytes, d, steps + t * tile_steps);
     }
@@ -168,6 +170,26 @@ void StepScores(const CodedTiles& k, const uint8_t* prepared, int rows, int n, f
 
 constexpr int kSumGroups = kSumCells / 4;
 
+// What a block asks for while it is worked on, one line behind the other whatever place is read:
+// the memory's own prefetching sees a stream. `group_bytes` with every group of four cells.
+struct AheadBytes {
+  const uint8_t* at;
+  size_t group_bytes;
+
+  TQ_INLINE void Ask(int group, int groups) const {
+    PrefetchBytes(at + static_cast<size_t>(group) * group_bytes,
+                  static_cast<size_t>(groups) * group_bytes);
+  }
+};
+
+// The codes of `values` values of a row from `first` on, of the block behind the one at `codes`.
+TQ_INLINE AheadBytes NextBlock(const uint8_t* codes, size_t group_bytes, int first, int values,
+                               int d) {
+  const size_t before = group_bytes * static_cast<size_t>(first) / static_cast<size_t>(d);
+  const size_t share = group_bytes * static_cast<size_t>(values) / static_cast<size_t>(d);
+  return {codes + kSumGroups * (group_bytes + before), share};
+}
+
 // Unpacked steps of one block and one chunk of values, group by group: the vectors of the high
 // bytes, then, if there are two, those of the low ones.
 struct StepBlock {
@@ -176,11 +198,13 @@ struct StepBlock {
 
 // Adds one block to kRows rows of o: the values of the chunk start at o.
 template <typename Source, int kRows>
-void SumSteps(const StepBlock& block, const CellWeights& w, int values, int d, float* o) {
+void SumSteps(const StepBlock& block, const CellWeights& w, int values, int d, AheadBytes ahead,
+              float* o) {
   constexpr int kBytes = Source::kBytes;
   constexpr int kVectors = StepSums<kBytes>::template kForSums<kRows>;
   using Sums = StepSums<kBytes>;
   const int vectors = Source::Vectors(values);
+  ahead.group_bytes /= static_cast<size_t>((vectors + kVectors - 1) / kVectors);
   FloatVec value[kRows][8];
   for (int e = 0; e < vectors; e += kVectors) {
     typename Sums::Type sums[kRows][kVectors];
@@ -189,6 +213,7 @@ void SumSteps(const StepBlock& block, const CellWeights& w, int values, int d, f
     }
     for (int tile = 0; tile < kSumTiles; ++tile) {
       if ((w.tiles >> tile & 1u) == 0) continue;
+      ahead.Ask(4 * tile, 4);
       for (int group = 4 * tile; group < 4 * tile + 4; ++group) {
         const uint8_t* at = block.steps + kVectorBytes * (kBytes * vectors * group + e);
         Steps steps[kVectors][kBytes];
@@ -205,6 +230,7 @@ void SumSteps(const StepBlock& block, const CellWeights& w, int values, int d, f
         }
       }
     }
+    ahead.at += kSumGroups * ahead.group_bytes;
     for (int r = 0; r < kRows; ++r) {
       for (int t = 0; t < kVectors; ++t) {
         value[r][e + t] = Mul(Sums::template Value<TileForm::kValues>(sums[r][t], w.sum[r], 0),
@@ -219,10 +245,10 @@ void SumSteps(const StepBlock& block, const CellWeights& w, int values, int d, f
 
 template <typename Source, int kRows = kMaxSumRows>
 TQ_INLINE void SumStepRows(int rows, const StepBlock& block, const CellWeights& w, int values,
-                           int d, float* o) {
-  if (rows == kRows) return SumSteps<Source, kRows>(block, w, values, d, o);
+                           int d, const AheadBytes& ahead, float* o) {
+  if (rows == kRows) return SumSteps<Source, kRows>(block, w, values, d, ahead, o);
   if constexpr (kRows > 1) {
-    SumStepRows<Source, kRows - 1>(rows, block, w, values, d, o);
+    SumStepRows<Source, kRows - 1>(rows, block, w, values, d, ahead, o);
   }
 }
 
@@ -238,10 +264,12 @@ void StepAccumulate(const CodedTiles& v, const float* p, int ld, int rows, int n
   CellWeights w;
   for (int cell = v.first / kTileLanes * kTileLanes; cell < last; cell += kSumCells) {
     const uint8_t* codes = v.codes + static_cast<size_t>(cell) * cell_bytes;
-    PrefetchBytes(codes + kSumCells * cell_bytes, kSumCells * cell_bytes);
     const int tiles = Smaller((last - cell + kTileLanes - 1) / kTileLanes, kSumTiles);
     for (int k = 0; k < d; k += Source::kChunk) {
       const int values = Smaller(d - k, Source::kChunk);
+      // Half of it while this block is unpacked, half while it is multiplied.
+      AheadBytes ahead = NextBlock(codes, 4 * cell_bytes, k, values, d);
+      ahead.group_bytes /= 2;
       bool unpacked = false;
       for (int b = 0, r = 0; b < blocks; ++b) {
         const int size = BlockSize(rows, blocks, b);
@@ -253,10 +281,12 @@ void StepAccumulate(const CodedTiles& v, const float* p, int ld, int rows, int n
           // Several blocks of rows: all tiles, for one block may skip what another needs.
           if (!unpacked) {
             Source::UnpackBlock(codes, 4 * cell_bytes, d, k, values,
-                                blocks > 1 ? (1u << tiles) - 1u : w.tiles, &steps);
+                                blocks > 1 ? (1u << tiles) - 1u : w.tiles, ahead, &steps);
+            ahead.at += kSumGroups * ahead.group_bytes;
           }
+          SumStepRows<Source>(size, steps, w, values, d, unpacked ? AheadBytes{codes, 0} : ahead,
+                              o + static_cast<size_t>(r) * d + k);
           unpacked = true;
-          SumStepRows<Source>(size, steps, w, values, d, o + static_cast<size_t>(r) * d + k);
         }
         r += size;
       }

@@ -147,10 +147,10 @@ struct ValueSteps : Source {
   static TQ_INLINE int Units(int d) { return d; }
   static TQ_INLINE void Unpack(const uint8_t* codes, int half, size_t group_bytes, int d, int first,
                                int values, unsigned tiles, StepBlock* block) {
-    const size_t half_bytes = kHalfCells / 4 * group_bytes;
-    codes += static_cast<size_t>(half) * half_bytes;
-    if (first == 0) PrefetchBytes(codes + 2 * half_bytes, half_bytes);
-    Source::UnpackBlock(codes, group_bytes, d, first, values, tiles, block);
+    const AheadBytes ahead = NextBlock(codes, group_bytes, first, values, d);
+    const size_t groups = static_cast<size_t>(half) * kHalfCells / 4;
+    Source::UnpackBlock(codes + groups * group_bytes, group_bytes, d, first, values, tiles,
+                        {ahead.at + groups * ahead.group_bytes, ahead.group_bytes}, block);
   }
   static TQ_INLINE void AddSums(const FloatVec (&sum)[kPassVectors], float unit, int d, int first,
                                 int values, float* o) {

@@ -143,13 +143,6 @@ void FallbackAccumulate(const CodedTiles& v, const float* p, int ld, int rows, i
   }
 }
 
-// Asks for `bytes` bytes from `at` on; never faults.
-TQ_INLINE void PrefetchBytes(const uint8_t* at, size_t bytes) {
-  for (size_t b = 0; b < bytes; b += 64) {
-    __builtin_prefetch(at + b);
-  }
-}
-
 }  // namespace
 }  // namespace turboquant
 

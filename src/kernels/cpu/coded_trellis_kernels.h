@@ -91,6 +91,7 @@ template <int kBits>
 TQ_INLINE void UnpackKeyTile(const uint8_t* tile, int d, uint8_t* steps) {
   constexpr TrellisView kTrellis = kCacheTrellis<kBits>;
   const size_t plane_bytes = 2 * static_cast<size_t>(d);
+  const size_t ahead = kAheadCells / kTileLanes * kBits * plane_bytes;
   for (int lane = 0; lane < kTileLanes; lane += kLanes) {
     IntVec before = ZeroInt();
     for (int w = 0; w < d / 32; ++w) {
@@ -100,6 +101,9 @@ TQ_INLINE void UnpackKeyTile(const uint8_t* tile, int d, uint8_t* steps) {
       plane[0] = ParityOf<kTrellis.h1, 32>(path, before);
       plane[1] = ParityOf<kTrellis.h0, 32>(path, before);
       for (int p = 1; p < kBits; ++p) plane[1 + p] = LoadCodes(at + p * plane_bytes);
+      if (lane == 0) {
+        for (int p = 0; p < kBits; ++p) __builtin_prefetch(at + p * plane_bytes + ahead, 0, 2);
+      }
       IntVec step[8];
       LookupPlanes<kBits, TileForm::kKeys>(plane, step);
       for (int e = 0; e < 8; ++e) {
@@ -209,9 +213,10 @@ struct TrellisSteps : BlockTurn {
   }
 
   static void UnpackBlock(const uint8_t* codes, size_t group_bytes, int d, int first, int values,
-                          unsigned tiles, StepBlock* block) {
+                          unsigned tiles, const AheadBytes& ahead, StepBlock* block) {
     for (int tile = 0; tile < kSumTiles; ++tile) {
       if ((tiles >> tile & 1u) == 0) continue;
+      ahead.Ask(4 * tile, 4);
       BlockTurn::UnpackGroups(
           codes, group_bytes, first / 8, values / 8, 4 * tile, block,
           [d](const auto& load, IntVec(&step)[8]) { UnpackValues<kBits>(d, load, step); });

@@ -74,6 +74,7 @@ struct WideSteps {
     const WideLookup lookup(kWideParts<TileForm::kKeys>, kStepOffset<TileForm::kKeys>);
     const size_t plane = 16 * static_cast<size_t>(d);
     for (size_t i = 0; i < plane; i += 4 * kLanes) {
+      if (i % 64 == 0) __builtin_prefetch(tile + i + kAheadCells / kTileLanes * plane, 0, 2);
       IntVec high;
       IntVec low;
       lookup.Look(LoadCodes(tile + i), &high, &low);
@@ -83,11 +84,12 @@ struct WideSteps {
   }
 
   static void UnpackBlock(const uint8_t* codes, size_t group_bytes, int, int first, int values,
-                          unsigned tiles, StepBlock* block) {
+                          unsigned tiles, const AheadBytes& ahead, StepBlock* block) {
     const WideLookup lookup(kWideParts<TileForm::kValues>, kStepOffset<TileForm::kValues>);
     const int vectors = Vectors(values);
     for (int group = 0; group < kSumGroups; ++group) {
       if ((tiles >> (group / 4) & 1u) == 0) continue;
+      ahead.Ask(group, 1);
       const uint8_t* at = codes + static_cast<size_t>(group) * group_bytes + 4 * first;
       uint8_t* to = block->steps + 2 * kVectorBytes * vectors * group;
       for (int e = 0; e < values / kLanes; ++e) {
