@@ -17,13 +17,16 @@ namespace {
 
 constexpr size_t kPiece = size_t{2} << 20;
 constexpr size_t kPieces = 5;
+constexpr size_t kBytes = (kPieces + 2) * kPiece;
 
 class HugePagesTest : public testing::Test {
  protected:
   void SetUp() override {
-    mapping_ = mmap(nullptr, (kPieces + 2) * kPiece, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    ASSERT_NE(mapping_, MAP_FAILED);
+    // Between pieces without access, so that the system lists it apart from its neighbours.
+    reserved_ = mmap(nullptr, kBytes + 2 * kPiece, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(reserved_, MAP_FAILED);
+    mapping_ = static_cast<uint8_t*>(reserved_) + kPiece;
+    ASSERT_EQ(mprotect(mapping_, kBytes, PROT_READ | PROT_WRITE), 0);
     const auto address = reinterpret_cast<uintptr_t>(mapping_);
     base_ = reinterpret_cast<uint8_t*>((address + kPiece - 1) / kPiece * kPiece);
     std::memset(base_, 1, kPiece);
@@ -33,7 +36,7 @@ class HugePagesTest : public testing::Test {
     ASSERT_EQ(madvise(base_, kPiece, MADV_DONTNEED), 0);
     ASSERT_EQ(HugeBytes(), 0u);
   }
-  void TearDown() override { munmap(mapping_, (kPieces + 2) * kPiece); }
+  void TearDown() override { munmap(reserved_, kBytes + 2 * kPiece); }
 
   uint8_t* piece(size_t i) const { return base_ + i * kPiece; }
 
@@ -53,7 +56,7 @@ class HugePagesTest : public testing::Test {
       words >> word;
       if (word.find('-') != std::string::npos && word.back() != ':') {
         const uintptr_t begin = std::strtoull(word.c_str(), nullptr, 16);
-        ours = begin >= first && begin < first + (kPieces + 2) * kPiece;
+        ours = begin >= first && begin < first + kBytes;
       } else if (ours && word == name) {
         size_t kilobytes = 0;
         words >> kilobytes;
@@ -63,7 +66,8 @@ class HugePagesTest : public testing::Test {
     return bytes;
   }
 
-  void* mapping_ = nullptr;
+  void* reserved_ = nullptr;
+  uint8_t* mapping_ = nullptr;  // kBytes
   uint8_t* base_ = nullptr;
 };
 
