@@ -482,6 +482,10 @@ TQ_INLINE void SumRows(int rows, const uint8_t* codes, int d, const CellWeights&
   if constexpr (kRows > 1) SumRows<kBits, kRows - 1>(rows, codes, d, w, o);
 }
 
+// Scales are asked for this many cells ahead: nothing foresees so thin a stream, and all products
+// of a block wait for its scales. 512 cells are too few (measured).
+constexpr int kAheadScales = 1024;
+
 template <int kBits>
 void CodedAccumulateOf(const CodedTiles& v, const float* p, int ld, int rows, int n, float* o) {
   if (n <= 0) return;
@@ -493,6 +497,10 @@ void CodedAccumulateOf(const CodedTiles& v, const float* p, int ld, int rows, in
   CellWeights w;
   for (int cell = v.first / kTileLanes * kTileLanes; cell < last; cell += kSumCells) {
     const uint8_t* codes = v.codes + static_cast<size_t>(cell) * cell_bytes;
+    if constexpr (kBits == 4) {  // with fewer bits memory is not what is waited for
+      const uint16_t* later = v.scales + cell + kAheadScales;
+      for (int i = 0; i < kSumCells; i += 32) __builtin_prefetch(later + i);
+    }
     for (int b = 0, r = 0; b < blocks; ++b) {
       const int size = BlockSize(rows, blocks, b);
       LoadCellWeights(v.scales, p + static_cast<ptrdiff_t>(r) * ld - v.first, ld, size, cell,
