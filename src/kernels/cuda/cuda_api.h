@@ -139,7 +139,7 @@ typedef struct tq_cuda_plan_request {
   int32_t path;          // tq_cuda_path
   int32_t reproducible;  // 1: sums in an order that depends on the plan alone
   int32_t num_sms, smem_per_block, smem_per_sm;  // of the device (tq_cuda_query_device)
-  int32_t bytes_per_clock;
+  int32_t bytes_per_clock;                       // the same; 0: not known
 } tq_cuda_plan_request;
 
 // One CTA's share of the work.
